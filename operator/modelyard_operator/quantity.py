@@ -1,0 +1,48 @@
+"""Kubernetes quantities: `500m`, `2`, `4Gi`, `1e3` as exact numbers."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+UNSIGNED = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?"
+PATTERN = UNSIGNED
+"""A quantity that can be asked for: none of the fields of the API takes a negative one."""
+
+_BINARY = {suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
+_DECIMAL = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "": Decimal(1),
+    "k": Decimal(10) ** 3,
+    "M": Decimal(10) ** 6,
+    "G": Decimal(10) ** 9,
+    "T": Decimal(10) ** 12,
+    "P": Decimal(10) ** 15,
+    "E": Decimal(10) ** 18,
+}
+
+
+def amount(text: str) -> Decimal:
+    """The number that a quantity stands for: bytes, cores, pieces. Raises ValueError for anything else."""
+    found = re.fullmatch(PATTERN, text)
+    if not found:
+        raise ValueError(f"{text!r} is not a quantity")
+    number, suffix = Decimal(found[1]), found[3] or ""
+    if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei":
+        return number * Decimal(10) ** int(suffix[1:])
+    return number * (_BINARY.get(suffix) or _DECIMAL[suffix])
+
+
+def bytes_of(text: str) -> int:
+    """A quantity of memory or storage in whole bytes, rounded down."""
+    return int(amount(text))
+
+
+def format_bytes(count: int) -> str:
+    """Bytes as a quantity, in the largest binary unit that is exact."""
+    for suffix, size in reversed(_BINARY.items()):
+        if count and count % int(size) == 0:
+            return f"{count // int(size)}{suffix}"
+    return str(count)

@@ -1,0 +1,172 @@
+"""The spec of a ModelService: the single source of the CRD, its descriptions, and of what the operator accepts."""
+
+# ruff: noqa: RUF012 - pydantic copies the defaults of its models
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from modelyard_operator.parsing import parse_object
+from modelyard_operator.pods import Env, LabelName, PodOptions, Resources
+from modelyard_operator.schema import Matches, Model, NotYet, Quantity, Rule, Supported, cel, has_text
+from modelyard_operator.service.checks import SOURCE_SCHEMES, check
+from modelyard_operator.service.traffic_spec import Auth, Drain, Limits, Rollout, Route
+from modelyard_operator.uris import uri_form
+
+
+class TrainingRef(Model):
+    """A ModelTraining whose artifact is served."""
+
+    name: LabelName
+    """The ModelTraining's name, in the same namespace."""
+    artifact: Literal["best", "final"] = "best"
+    """Which of its artifacts."""
+    policy: Literal["Pinned", "Follow"] = "Pinned"
+    """Pinned looks the artifact up once for each change of this spec; Follow makes a new revision of each one that
+    the training publishes."""
+
+
+class Source(
+    Model,
+    json_schema_extra=cel(
+        Rule(f"has(self.trainingRef) != ({has_text('self.uri')})", "write exactly one of trainingRef and uri")
+    ),
+):
+    """Where the model is."""
+
+    training_ref: TrainingRef | None = None
+    """A ModelTraining whose artifact is served."""
+    uri: Annotated[str, uri_form(SOURCE_SCHEMES, ("s3", "gs", "https", "hf", "oci"))] = ""
+    """pvc://CLAIM/PATH of an artifact directory. Not supported yet: s3://, gs://, https://, hf://, oci://."""
+
+
+class ServedModel(Model):
+    """What is served."""
+
+    name: Annotated[str, Matches(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", "must be letters, digits, '-_.'")] = ""
+    """The model's name in URLs; the ModelService's own name if empty."""
+    source: Source
+    """Where the model is."""
+    digest: Annotated[str, Matches(r"|sha256:[0-9a-f]{64}", "write sha256: and 64 hexadecimal digits", 71)] = ""
+    """The digest that the artifact must have; if empty, the one that the training published."""
+    secret_ref: Annotated[str, NotYet()] = ""
+    """The Secret with credentials for the URI."""
+
+
+class Predictor(PodOptions):
+    """The server's pods. Image and command are the runtime's own if empty."""
+
+    image: Annotated[str, Field(max_length=1024)] = ""
+    """Another image with the same server."""
+    command: Annotated[list[str], Field(max_length=64)] = []
+    """Another command."""
+    args: Annotated[list[str], Field(max_length=256)] = []
+    """Arguments of the command."""
+    env: Env = []
+    """Environment variables. Those beginning with MODELYARD_ are the operator's."""
+    resources: Resources = Resources()
+    """Requests and limits of each pod."""
+
+
+class Scaling(Model):
+    """How many pods, by load."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """The fewest pods; 0 lets an idle service have none."""
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    """The most pods."""
+    metric: Literal["concurrency", "rps", "cpu", "tokens"] = "concurrency"
+    """What is measured for each pod."""
+    target: Annotated[float, Field(gt=0)] = 1.0
+    """The value of the metric to hold."""
+    scale_down_delay_seconds: Annotated[int, Field(ge=0)] = 30
+    """How long fewer pods must have sufficed."""
+    idle_seconds: Annotated[int, Field(ge=0)] = 300
+    """How long without a request until there are none."""
+    backend: Literal["Internal", "HPA", "KEDA"] = "Internal"
+    """What does the scaling."""
+
+
+class Batching(Model):
+    """Requests put together into one call of the model."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """The most samples in a batch; 1 turns batching off."""
+    max_latency_milliseconds: Annotated[float, Field(ge=0, le=10000)] = 5
+    """The longest wait for a batch to fill."""
+
+
+class Generation(Model):
+    """Settings of language models."""
+
+    max_model_len: Annotated[int, Field(ge=0)] = 0
+    """The most tokens of a prompt and its answer; 0 takes the model's own limit."""
+    max_num_seqs: Annotated[int, Field(ge=1)] = 16
+    """The most answers that are written at once."""
+    kv_cache_memory: Quantity = "512Mi"
+    """Memory for keys and values."""
+    prefix_caching: bool = True
+    """Whether common beginnings of prompts are computed once."""
+
+
+class Explain(Model):
+    """Explanations of predictions."""
+
+    enabled: bool = True
+    """Whether the server explains."""
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Steps of integrated gradients."""
+
+
+class Validation(Model):
+    """What a pod must prove before it gets requests."""
+
+    golden: Literal["Required", "IfPresent", "Off"] = "IfPresent"
+    """Whether the server must reproduce the answers that the training recorded with the artifact."""
+    rtol: Annotated[float, Field(ge=0)] = 1e-3
+    """The relative error that is let pass."""
+    atol: Annotated[float, Field(ge=0)] = 1e-4
+    """The absolute error that is let pass."""
+
+
+class ModelServiceSpec(Model):
+    """What is served, and how."""
+
+    model: ServedModel
+    """What is served."""
+    runtime: Annotated[str, Supported(("builtin",)), Field(max_length=63)] = "builtin"
+    """The server: builtin. Not supported yet: the name of a runtime profile."""
+    predictor: Predictor = Predictor()
+    """The server's pods."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """How many pods."""
+    scaling: Annotated[Scaling | None, NotYet()] = None
+    """How many pods, by load."""
+    batching: Batching = Batching()
+    """Requests put together into one call of the model."""
+    generation: Annotated[Generation | None, NotYet()] = None
+    """Settings of language models."""
+    explain: Annotated[Explain | None, NotYet()] = None
+    """Explanations of predictions."""
+    validation: Validation = Validation()
+    """What a pod must prove before it gets requests."""
+    rollout: Rollout = Rollout()
+    """How one revision replaces another."""
+    limits: Limits = Limits()
+    """What the server refuses instead of breaking down."""
+    drain: Drain = Drain()
+    """How a pod ends without losing a request."""
+    auth: Auth = Auth()
+    """Who may send requests."""
+    route: Route = Route()
+    """How requests come in."""
+    suspend: bool = False
+    """True removes the pods and keeps the rest."""
+
+
+def parse(body: Mapping[str, Any]) -> ModelServiceSpec:
+    """The spec of a ModelService object. Raises InvalidSpec with every issue of it."""
+    return parse_object(body, ModelServiceSpec, check)

@@ -1,0 +1,83 @@
+"""What must hold between the fields of a ModelTraining: the operator's own check of the CRD's CEL rules, and more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from modelyard_operator.pod_checks import env_issues, pod_issues, resource_issues
+from modelyard_operator.schema import Issue
+from modelyard_operator.training.parameters import parameter_issues
+from modelyard_operator.training.trainer_spec import (
+    RENDEZVOUS_ENV,
+    RENDEZVOUS_ENV_PREFIXES,
+    RESERVED_ENV_PREFIXES,
+    SUPPORTED_BUILTINS,
+    Trainer,
+)
+from modelyard_operator.uris import forms, parse_uri
+
+if TYPE_CHECKING:
+    from modelyard_operator.training.spec import ModelTrainingSpec
+
+DATASET_SCHEMES = ("example", "pvc")
+OUTPUT_SCHEMES = ("pvc",)
+
+
+def check(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    """Every issue that no single field shows."""
+    yield from _trainer_issues(spec.trainer)
+    yield from _data_issues(spec)
+    yield from _policy_issues(spec)
+    yield from pod_issues(spec.pod, "spec.pod")
+
+
+def _trainer_issues(trainer: Trainer) -> Iterator[Issue]:
+    path = "spec.trainer"
+    if bool(trainer.builtin) == bool(trainer.image):
+        yield Issue(path, "write exactly one of builtin (a trainer of ours) and image (your own)")
+    if trainer.builtin and (trainer.command or trainer.args):
+        yield Issue(path, "a builtin trainer has its own command and args; set parameters, or use image")
+    if trainer.parameters and not trainer.builtin:
+        message = "parameters belong to a builtin trainer; give your own image its settings by args or env"
+        yield Issue(f"{path}.parameters", message)
+    elif trainer.builtin in SUPPORTED_BUILTINS:
+        yield from parameter_issues(trainer.builtin, trainer.parameters, f"{path}.parameters")
+    yield from env_issues(trainer.env, f"{path}.env")
+    yield from _reserved_env_issues(trainer, f"{path}.env")
+    yield from resource_issues(trainer.resources_per_node, f"{path}.resourcesPerNode")
+
+
+def _reserved_env_issues(trainer: Trainer, path: str) -> Iterator[Issue]:
+    for index, variable in enumerate(trainer.env):
+        here, name = f"{path}[{index}].name", variable.name
+        if name.startswith(RESERVED_ENV_PREFIXES):
+            yield Issue(here, f"{name} is set by the operator; remove it")
+        elif trainer.rendezvous == "torch" and (name in RENDEZVOUS_ENV or name.startswith(RENDEZVOUS_ENV_PREFIXES)):
+            yield Issue(here, f"{name} is set by the operator; remove it, or write rendezvous: none")
+
+
+def _data_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    if spec.trainer.builtin and not spec.dataset.uri:
+        yield Issue("spec.dataset.uri", f"a builtin trainer needs data; write {forms(DATASET_SCHEMES)}")
+    yield from _scheme_issues(spec.dataset.uri, DATASET_SCHEMES, "spec.dataset.uri")
+    yield from _scheme_issues(spec.output.uri, OUTPUT_SCHEMES, "spec.output.uri")
+    if spec.output.uri and spec.output.storage_class_name is not None:
+        message = "is for the claim that the operator makes; remove it or remove uri"
+        yield Issue("spec.output.storageClassName", message)
+
+
+def _scheme_issues(uri: str, supported: tuple[str, ...], path: str) -> Iterator[Issue]:
+    if uri and (scheme := parse_uri(uri).scheme) not in supported:
+        yield Issue(path, f"{scheme}:// is not supported yet; write {forms(supported)}")
+
+
+def _policy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    for index, rule in enumerate(spec.failure_policy.rules):
+        if rule.on_exit_codes is None and not rule.on_reasons:
+            message = "write onExitCodes or onReasons; a rule without a condition would match every failure"
+            yield Issue(f"spec.failurePolicy.rules[{index}]", message)
+    no_saves = spec.checkpoint.every_steps is None and spec.checkpoint.every_seconds is None
+    if no_saves and spec.checkpoint.resume == "Required":
+        message = "Required needs checkpoints; set everySteps or everySeconds, or write Auto or Never"
+        yield Issue("spec.checkpoint.resume", message)
