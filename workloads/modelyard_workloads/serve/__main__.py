@@ -1,0 +1,122 @@
+"""`python -m modelyard_workloads.serve`: the server of one model, configured by MODELYARD_CONFIG.
+
+Exit codes: 0 after SIGTERM, 64 for a bad configuration, 65 when the model cannot be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from contextlib import suppress
+
+from modelyard_workloads.serve.app import Application
+from modelyard_workloads.serve.batcher import Batcher, BatchLimits, InferenceThread
+from modelyard_workloads.serve.config import InvalidConfig, ServeConfig, parse_config
+from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
+from modelyard_workloads.serve.errors import LoadFailure
+from modelyard_workloads.serve.loading import Loaded, load
+from modelyard_workloads.serve.metrics import ServerMetrics
+from modelyard_workloads.serve.server import Server
+from modelyard_workloads.serve.termination import LogTail, write_termination_message
+
+EX_USAGE, EX_DATAERR = 64, 65
+# The inference thread needs the interpreter for microseconds between two kernels; with CPython's default of 5 ms it
+# would wait that long for an event loop that is busy with requests.
+_SWITCH_SECONDS = 0.0005
+
+log = logging.getLogger(__name__)
+
+
+class ModelServer:
+    """Everything of one process, wired together."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.failure: LoadFailure | None = None
+        self._config = config
+        self._plane = DataPlane(config.model.name, config.model.version)
+        self._metrics = ServerMetrics(config.model.name)
+        self._thread = InferenceThread()
+        app = Application(self._plane, self._metrics, config.limits)
+        self._server = Server(config, app, self._plane, self._start_loading)
+
+    def run(self) -> None:
+        """Serve until told to end; `failure` tells whether the model was the reason."""
+        self._server.run()
+
+    def batch(self, requests: int, rows: int, waits: list[float], seconds: float) -> None:
+        """A batch ran; see BatchObserver."""
+        self._plane.statistics.batch(requests, rows, waits, seconds)
+        self._metrics.batch(requests, rows, waits, seconds)
+
+    def _start_loading(self) -> None:
+        self._thread.start()
+        loop = asyncio.get_running_loop()
+
+        def job() -> None:
+            try:
+                outcome: Loaded | LoadFailure = load(self._config)
+            except LoadFailure as failure:
+                outcome = failure
+            with suppress(RuntimeError):  # the loop is closed: the server was told to end meanwhile
+                loop.call_soon_threadsafe(self._loading_ended, outcome)
+
+        self._thread.submit(job)
+
+    def _loading_ended(self, outcome: Loaded | LoadFailure) -> None:
+        if isinstance(outcome, LoadFailure):
+            self.failure = outcome
+            self._plane.failed()
+            self._server.should_exit = True
+            return
+        limits, rows = self._config.limits, self._config.batching.max_batch_size
+        batch_limits = BatchLimits(
+            max_rows=rows,
+            max_latency=self._config.batching.max_latency_milliseconds / 1000,
+            max_queue=limits.max_queue,
+            max_requests=limits.container_concurrency or rows,
+        )
+        manifest = outcome.artifact.manifest
+        model = LoadedModel(
+            digest=outcome.artifact.digest,
+            step=manifest.training.step,
+            runtime=outcome.runtime,
+            batcher=Batcher(outcome.runtime.predict, batch_limits, self._thread, self),
+        )
+        self._plane.loaded(model)
+        self._metrics.loaded(self._config.model.version, model.digest, manifest.task, model.step, outcome.seconds)
+        log.info("ready after %.2f s: model '%s', %s", outcome.seconds, self._plane.name, model.digest)
+
+
+def main() -> int:
+    """Configure, serve, and say why not when it fails."""
+    tail = LogTail()
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[logging.StreamHandler(), tail],
+    )
+    tail.setFormatter(logging.getLogger().handlers[0].formatter)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and end are in our own words
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        config = parse_config(os.environ.get("MODELYARD_CONFIG", ""))
+    except InvalidConfig as error:
+        log.error("%s", error)
+        write_termination_message("InvalidConfig", str(error), tail.text())
+        return EX_USAGE
+    server = ModelServer(config)
+    server.run()
+    if server.failure is not None:
+        log.error("%s: %s", server.failure.reason, server.failure)
+        write_termination_message(server.failure.reason, str(server.failure), tail.text())
+        return EX_DATAERR
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    # The inference thread may be inside torch: the interpreter's own end would pull it away underneath.
+    os._exit(code)

@@ -1,0 +1,101 @@
+"""The ASGI application: routes, one place where errors become replies, counting, and what changes while draining."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from modelyard_workloads.serve.config import LimitsSection
+from modelyard_workloads.serve.dataplane import DataPlane
+from modelyard_workloads.serve.errors import ServeError
+from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, error_reply, plain_error
+from modelyard_workloads.serve.metrics import ServerMetrics
+from modelyard_workloads.serve.v2 import V2Adapter
+
+log = logging.getLogger(__name__)
+
+_HTTP_ERRORS = {
+    404: "no such route; inference is POST /v2/models/{model}/infer, GET /v2/models lists the models",
+    405: "this route does not take this method",
+}
+
+
+class Application:
+    """Serves one data plane over HTTP."""
+
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics, limits: LimitsSection) -> None:
+        self._plane = plane
+        self._metrics = metrics
+        bodies = Bodies(limits.max_request_bytes, limits.max_pending_bytes)
+        routes = [
+            *V2Adapter(plane, bodies, limits.timeout_seconds).routes(),
+            Route("/metrics", self._scrape, name="metrics"),
+        ]
+        self.router = Router(routes, redirect_slashes=False)
+        self.in_flight = 0
+        self.last_request = 0.0  # monotonic; probes and scrapes are not counted
+        metrics.observe_load(lambda: self.in_flight, lambda: plane.queue_depth)
+
+    async def _scrape(self, request: Request) -> Response:
+        """Prometheus exposition."""
+        body, content_type = self._metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return
+        started = monotonic()
+        probe = scope["path"].startswith(("/v2/health/", "/metrics"))
+        status = CLIENT_GONE
+        scope["app"] = self  # the router raises for 404 and 405 instead of answering in plain text
+
+        async def reply(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._plane.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        if not probe:
+            self.in_flight += 1
+        try:
+            await self._answer(scope, receive, reply)
+        finally:
+            seconds = monotonic() - started
+            route = scope.get("route")
+            name = route.name if isinstance(route, Route) else "unknown"
+            if not probe:
+                self.in_flight -= 1
+                self.last_request = started + seconds
+            if name == "infer":
+                self._plane.statistics.request(status == 200, seconds)
+            self._metrics.request("v2" if scope["path"].startswith("/v2") else "other", name, status, seconds)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.router(scope, receive, send)
+            return
+        except ServeError as error:
+            response = error_reply(error)
+        except HTTPException as error:
+            message = _HTTP_ERRORS.get(error.status_code, "the request cannot be answered")
+            response = plain_error(error.status_code, message, error.headers)
+        except ClientGone:
+            return
+        except Exception as error:
+            # The text may quote a client's values: only its type and place are logged, and nothing is sent.
+            log.error("unexpected %s", type(error).__name__, exc_info=_without_text(error))
+            response = plain_error(500, "internal error")
+        await response(scope, receive, send)
+
+
+def _without_text(error: Exception) -> Exception:
+    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)

@@ -1,0 +1,188 @@
+"""The data plane: which model is meant, is it ready, does the input fit, and the answer. Knows no protocol.
+
+Adapters translate a request into `InferRequest` and an `InferResponse` into a reply; errors are those of errors.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from time import time_ns
+from typing import Literal
+
+import numpy as np
+
+from modelyard_workloads.serve.batcher import Batcher
+from modelyard_workloads.serve.errors import InvalidInput, NotFound, NotReady, shown
+from modelyard_workloads.serve.runtimes import Runtime
+from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_fits
+
+State = Literal["LOADING", "READY", "UNAVAILABLE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model that may answer: where it comes from, how it computes, how its requests are batched."""
+
+    digest: str
+    step: int
+    runtime: Runtime
+    batcher: Batcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRequest:
+    """`version` empty: the one that is served; `outputs` None: all; `deadline`: of time.monotonic."""
+
+    model: str
+    version: str
+    inputs: Sequence[Tensor]
+    outputs: Sequence[str] | None
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferResponse:
+    """The requested outputs, in the order in which they were asked for."""
+
+    model: str
+    version: str
+    outputs: list[Tensor]
+
+
+@dataclass
+class Statistics:
+    """Counts since the start; times in nanoseconds."""
+
+    inferences: int = 0  # rows
+    executions: int = 0
+    computed: int = 0  # requests that were in a batch
+    successes: int = 0
+    failures: int = 0
+    success_ns: int = 0
+    failure_ns: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
+    last_ms: int = 0
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # rows -> (executions, ns)
+
+    def batch(self, requests: int, rows: int, waits: list[float], seconds: float) -> None:
+        """A batch ran; see BatchObserver."""
+        nanoseconds = int(seconds * 1e9)
+        self.inferences += rows
+        self.executions += 1
+        self.computed += requests
+        self.queue_ns += int(sum(waits) * 1e9)
+        self.compute_ns += nanoseconds * requests
+        count, total = self.batches.get(rows, (0, 0))
+        self.batches[rows] = (count + 1, total + nanoseconds)
+
+    def request(self, ok: bool, seconds: float) -> None:
+        """A request was answered."""
+        self.last_ms = time_ns() // 1_000_000
+        if ok:
+            self.successes += 1
+            self.success_ns += int(seconds * 1e9)
+        else:
+            self.failures += 1
+            self.failure_ns += int(seconds * 1e9)
+
+
+class DataPlane:
+    """The one model this server has, under its name and version. Used on the event loop's thread."""
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name = name
+        self.version = version
+        self.state: State = "LOADING"
+        self.statistics = Statistics()
+        self.draining = False
+        self._loaded: LoadedModel | None = None
+
+    def loaded(self, model: LoadedModel) -> None:
+        """From now on the model answers."""
+        self._loaded = model
+        self.state = "READY"
+
+    def failed(self) -> None:
+        """The model will never answer."""
+        self.state = "UNAVAILABLE"
+
+    @property
+    def ready(self) -> bool:
+        """Whether new clients should come here."""
+        return self.state == "READY" and not self.draining
+
+    @property
+    def why_not_ready(self) -> str:
+        """One sentence for whoever asks."""
+        if self.draining:
+            return "the server is shutting down"
+        return "the model is still loading" if self.state == "LOADING" else "the model could not be loaded"
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests waiting for the model."""
+        return self._loaded.batcher.depth if self._loaded else 0
+
+    def check_name(self, name: str, version: str = "") -> None:
+        """Raise NotFound unless this server has the model in this version."""
+        if name != self.name:
+            raise NotFound(f"model {shown(name)} is not here; this server has '{self.name}'")
+        if version not in ("", self.version):
+            raise NotFound(f"model '{name}' has no version {shown(version)}; it has '{self.version}'")
+
+    def model(self, name: str, version: str = "") -> LoadedModel:
+        """The loaded model. Raises NotFound or NotReady."""
+        self.check_name(name, version)
+        if self._loaded is None:
+            raise NotReady(f"model '{name}' is not ready: {self.why_not_ready}")
+        return self._loaded
+
+    def announce(self, name: str, version: str = "") -> Callable[[], None]:
+        """A request for the model is arriving: see Batcher.announce."""
+        return self.model(name, version).batcher.announce()
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Check the request, compute, choose the outputs. Raises the errors of errors.py."""
+        model = self.model(request.model, request.version)
+        arrays, key = _check_inputs(model.runtime.inputs, request.inputs)
+        chosen = _choose_outputs(model.runtime.outputs, request.outputs)
+        model.runtime.check(arrays)
+        answers = await model.batcher.submit(arrays, key, request.deadline)
+        outputs = [Tensor(spec.name, spec.datatype, answers[spec.name]) for spec in chosen]
+        for tensor in outputs:
+            if tensor.array.dtype.kind == "f" and not np.isfinite(tensor.array).all():
+                raise InvalidInput("the model's answer to these values is not a finite number; check the input's scale")
+        return InferResponse(model=self.name, version=self.version, outputs=outputs)
+
+
+def _check_inputs(specs: Sequence[TensorSpec], given: Sequence[Tensor]) -> tuple[dict[str, Array], Hashable]:
+    """Arrays by name, and the key of requests that can share a batch: same shape behind the batch dimension."""
+    by_name = {tensor.name: tensor for tensor in given}
+    if len(by_name) != len(given):
+        raise InvalidInput("inputs: a name is given twice")
+    known = {spec.name for spec in specs}
+    for name in by_name:
+        if name not in known:
+            raise InvalidInput(f"input {shown(name)} is unknown; the model takes {', '.join(sorted(known))}")
+    for spec in specs:
+        if spec.name not in by_name:
+            raise InvalidInput(f"input '{spec.name}' is missing; the model takes {spec.datatype} {list(spec.shape)}")
+        check_fits(spec, by_name[spec.name])
+    arrays = {spec.name: by_name[spec.name].array for spec in specs}
+    if len({len(array) for array in arrays.values()}) != 1:
+        raise InvalidInput("inputs: the first dimension is the batch and must be the same in all of them")
+    return arrays, tuple(array.shape[1:] for array in arrays.values())
+
+
+def _choose_outputs(specs: Sequence[TensorSpec], asked: Sequence[str] | None) -> list[TensorSpec]:
+    if asked is None:
+        return list(specs)
+    by_name = {spec.name: spec for spec in specs}
+    if len(set(asked)) != len(asked):
+        raise InvalidInput("outputs: a name is given twice")
+    for name in asked:
+        if name not in by_name:
+            raise InvalidInput(f"output {shown(name)} is unknown; the model gives {', '.join(by_name)}")
+    return [by_name[name] for name in asked]

@@ -1,0 +1,63 @@
+"""What can go wrong with a request or with loading, in words of no protocol; adapters map them in one table each.
+
+Messages are read by the client: they name the field, what was expected and what to write, and never a path, a
+traceback or another client's data.
+"""
+
+from __future__ import annotations
+
+_SHOWN = 64  # characters of a client's own text that are repeated in a message
+
+
+class ServeError(Exception):
+    """Base of every answer that is not a result."""
+
+
+class InvalidInput(ServeError):
+    """The request cannot be understood or does not fit the model."""
+
+
+class NotFound(ServeError):
+    """No such model, version or route."""
+
+
+class PayloadTooLarge(ServeError):
+    """The body, or what it decompresses to, is over the limit."""
+
+
+class UnsupportedMedia(ServeError):
+    """The body's type or its compression is one that the server does not read."""
+
+
+class BodyTimeout(ServeError):
+    """The client did not send its body within the request's time."""
+
+
+class NotReady(ServeError):
+    """The model is not loaded yet (or the server is about to end)."""
+
+
+class Saturated(ServeError):
+    """The queue is full; try again, or elsewhere."""
+
+
+class DeadlineExceeded(ServeError):
+    """No answer within the request's time; the work was dropped."""
+
+
+class InferenceFailed(ServeError):
+    """The model failed on this very request, run alone. The cause is in the server's log only."""
+
+
+class LoadFailure(Exception):
+    """The model cannot be served; `reason` is the CamelCase word for a status."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def shown(text: object) -> str:
+    """A client's own text, quoted, escaped and cut, for a message."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= _SHOWN else quoted[:_SHOWN] + "…"

@@ -1,0 +1,56 @@
+"""image-classification: pictures in, logits, probabilities and the label's name out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from modelyard_workloads.artifact import Artifact
+from modelyard_workloads.serve.cpus import available_cpus
+from modelyard_workloads.serve.errors import InvalidInput
+from modelyard_workloads.serve.tensors import Array, TensorSpec
+from modelyard_workloads.tasks import load_served_model
+
+_SLACK = 1e-3  # of the pixel range: rounding in the client, half precision
+
+
+class ImageClassification:
+    """Serves what the training exported, plus `label`, BYTES [-1]: the name of the most probable class."""
+
+    task = "image-classification"
+
+    def __init__(self, artifact: Artifact) -> None:
+        manifest = artifact.manifest
+        # A pod with one CPU on a node with 64 must not start 64 threads.
+        torch.set_num_threads(available_cpus())
+        self._model = load_served_model(artifact).eval()
+        self._device = next(self._model.parameters()).device
+        self.labels: Sequence[str] = manifest.labels
+        self.inputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in manifest.inputs]
+        self.outputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in manifest.outputs]
+        if self.labels:
+            self.outputs.append(TensorSpec("label", "BYTES", (-1,)))
+        self._names = np.array([label.encode() for label in self.labels], dtype=object)
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """Pixels are 0 to 1; the classic mistake is to send bytes, which a network answers with nonsense."""
+        for name, array in arrays.items():
+            low, high = float(array.min()), float(array.max())
+            if low < -_SLACK or high > 1 + _SLACK:
+                raise InvalidInput(
+                    f"input '{name}': pixels must be between 0 and 1 (a byte divided by 255),"
+                    f" got values from {low:g} to {high:g}"
+                )
+
+    def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """{image: FP32 [B, C, H, W]} -> {logits, probabilities: FP32 [B, K], label: BYTES [B]}"""
+        (image,) = arrays.values()
+        with torch.inference_mode():
+            logits = self._model(torch.from_numpy(image).to(self._device))
+            probabilities = logits.softmax(dim=1)
+            answers: dict[str, Array] = {"logits": logits.cpu().numpy(), "probabilities": probabilities.cpu().numpy()}
+        if self.labels:
+            answers["label"] = self._names[answers["probabilities"].argmax(axis=1)]
+        return answers

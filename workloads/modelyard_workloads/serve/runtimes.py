@@ -1,0 +1,67 @@
+"""What the data plane needs of a model, and which class provides it for a task.
+
+torch is imported only when a model is built, on the inference thread: the port answers before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from modelyard_workloads.artifact import Artifact
+from modelyard_workloads.serve.errors import LoadFailure
+from modelyard_workloads.serve.tensors import Array, TensorSpec
+
+
+class Runtime(Protocol):
+    """A model: arrays in, arrays out; the first dimension of all of them is the row, rows are independent."""
+
+    @property
+    def task(self) -> str:
+        """Name of the training task, as in the artifact."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What must be given."""
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What is given back."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes; empty when the task has none."""
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """Refuse values that have the right shape and datatype and still make no sense. Raises InvalidInput.
+
+        Runs on the event loop, before the request can share a batch: it must be quick.
+        """
+
+    def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """One batch. Runs on the inference thread."""
+
+
+def build_runtime(artifact: Artifact) -> Runtime:
+    """The runtime for the artifact's task. Raises LoadFailure for a task that this server does not know."""
+    task = artifact.manifest.task
+    builder = _BUILDERS.get(task)
+    if builder is None:
+        raise LoadFailure(
+            "ModelLoadFailed", f"task '{task}' cannot be served; known are {', '.join(sorted(_BUILDERS))}"
+        )
+    for spec in (*artifact.manifest.inputs, *artifact.manifest.outputs):
+        if not spec.shape or spec.shape[0] != -1:
+            raise LoadFailure(
+                "ModelLoadFailed", f"tensor '{spec.name}' has no batch dimension: its shape must begin with -1"
+            )
+    return builder(artifact)
+
+
+def _image_classification(artifact: Artifact) -> Runtime:
+    from modelyard_workloads.serve.image_classification import ImageClassification
+
+    return ImageClassification(artifact)
+
+
+_BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {"image-classification": _image_classification}

@@ -1,0 +1,162 @@
+"""uvicorn with what it leaves to others: a drain that loses nothing, and limits on heads of requests.
+
+Drain: on SIGTERM the ready check fails at once, everything that arrives is still answered, with `Connection: close`;
+the process ends when nothing arrived for a moment, or after the drain's time. Kubernetes takes an endpoint out of
+service while the pod is told to stop, not before: requests still arrive for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import httptools
+import orjson
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from modelyard_workloads.serve.app import Application
+from modelyard_workloads.serve.config import ServeConfig
+from modelyard_workloads.serve.dataplane import DataPlane
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 1.0  # without a request: then nobody knows this server any more
+KEEP_ALIVE_SECONDS = 65  # longer than the usual 60 of load balancers, so that they close first
+_CLOSE_SECONDS = 3  # for the last replies, after the drain's time
+_MAX_HEAD_BYTES = 65_536
+_HEAD_SECONDS = 10.0
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """A connection whose heads are bounded in size and time, and whose parse errors are JSON like all others."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection that never sends anything is closed like an idle one."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count the bytes of an unfinished head."""
+        try:
+            super().data_received(data)
+        except httptools.HttpParserError:  # an error behind an upgrade
+            self._refuse(400, "the request is not HTTP/1.1")
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(431, f"the request's headers have more than {_MAX_HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_too_slow)
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._in_head = False
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """What the parser does not understand."""
+        self._refuse(400, "the request is not HTTP/1.1")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Stay silent: clients may offer HTTP/2 or WebSocket, the answer is HTTP/1.1."""
+
+    def _head_too_slow(self) -> None:
+        self._refuse(408, f"the request's headers did not arrive within {_HEAD_SECONDS:.0f} s")
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._stop_head_timer()
+        if self.transport.is_closing():
+            return
+        body = orjson.dumps({"error": message})
+        head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, _REASONS[status], len(body)) + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn that drains. `on_started` is called on the loop once the port is bound."""
+
+    def __init__(self, config: ServeConfig, app: Application, plane: DataPlane, on_started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=config.server.host,
+                port=config.server.port,
+                loop="uvloop",
+                http=GuardedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=2048,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_CLOSE_SECONDS,
+            )
+        )
+        self._app = app
+        self._plane = plane
+        self._drain_seconds = config.drain.timeout_seconds
+        self._draining_since = 0.0
+        self._on_started = on_started
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Bind, then begin to load."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            log.info("listening on port %d", port)
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first SIGTERM or SIGINT drains, a second one ends at once."""
+        if self._plane.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._plane.draining = True
+        self._draining_since = monotonic()
+        # No logging here: a signal may have interrupted the logging of another message.
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        if await super().on_tick(counter):
+            return True
+        return self._plane.draining and self._drained()
+
+    def _drained(self) -> bool:
+        now = monotonic()
+        if now - self._draining_since >= self._drain_seconds:
+            log.warning("the drain's time is over with %d requests in flight", self._app.in_flight)
+            return True
+        quiet = now - max(self._app.last_request, self._draining_since)
+        if self._app.in_flight == 0 and quiet >= QUIET_SECONDS:
+            log.info("drained %.1f s after the signal", now - self._draining_since)
+            return True
+        return False
