@@ -2,7 +2,8 @@
 
 Structural means: no `$ref`, no `type: null`, no unions but int-or-string, boolean exclusive bounds, and
 `additionalProperties` only for maps. A default that is a model becomes `{}`, so that the API server fills it in
-from the defaults of its fields.
+from the defaults of its fields. Optional scalars may be null (`null` is how users turn a limit off); optional
+objects may not, for CEL's `has()` takes a null for something.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _NO_DEFAULT: tuple[Any, ...] = (None, "", [], {})
 
 class _Structural(GenerateJsonSchema):
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        return {**self.generate_inner(schema["schema"]), "nullable": True}
+        inner = self.generate_inner(schema["schema"])
+        return inner if "$ref" in inner else {**inner, "nullable": True}
 
     def literal_schema(self, schema: core_schema.LiteralSchema) -> JsonSchemaValue:
         result = super().literal_schema(schema)
@@ -75,10 +77,13 @@ def _inline(node: dict[str, Any], defs: dict[str, Any], without_defaults: bool =
     for child in ("items", "additionalProperties"):
         if child in node:
             node[child] = _inline(node[child], defs, without_defaults)
+    if node.get("default") == {} and not any("default" in child for child in node.get("properties", {}).values()):
+        del node["default"]
     if "description" in node:
         node["description"] = _one_line(node["description"])
     if not_yet:
         node["description"] = f"{node.get('description', '')} Not supported yet.".strip()
+        node["nullable"] = True
     return node
 
 

@@ -46,3 +46,17 @@ def format_bytes(count: int) -> str:
         if count and count % int(size) == 0:
             return f"{count // int(size)}{suffix}"
     return str(count)
+
+
+def canonical(text: str) -> str:
+    """The quantity as the API server writes it back: whole numbers with the largest suffix that keeps them whole.
+
+    `1000m` becomes `1`, `1.5Gi` becomes `1536Mi`, `2048Mi` becomes `2Gi`. What is compared with an observed object
+    must be written so, or it would seem to differ for ever.
+    """
+    number = amount(text)
+    table = _BINARY if text.endswith("i") else _DECIMAL
+    for suffix, size in sorted(table.items(), key=lambda item: item[1], reverse=True):
+        if number and number % size == 0:
+            return f"{int(number / size)}{suffix}"
+    return str(int(number)) if number == int(number) else f"{-int(-number * 1000 // 1)}m"

@@ -1,1 +1,1 @@
-"""ModelService: its spec, the Deployments it becomes, and what is said about them."""
+"""ModelService: from a spec, a training and the Deployments observed to servers, traffic and status."""
