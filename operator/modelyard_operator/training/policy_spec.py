@@ -37,15 +37,16 @@ class ElasticPolicy(Model):
 
 FailureReason = Literal[
     "Checkpointed",
-    "ConfigurationError",
     "Error",
     "Evicted",
     "ImagePullFailed",
     "NodeLost",
     "OOMKilled",
+    "PodDeleted",
     "Preempted",
     "Signal",
     "Stalled",
+    "StartError",
     "StartupDeadlineExceeded",
     "Unschedulable",
 ]

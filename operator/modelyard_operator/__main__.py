@@ -1,0 +1,172 @@
+"""The operator process: watches, workers, status server, probes, lease; it ends when any of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from modelyard_operator import metrics, settings, tls
+from modelyard_operator.cluster import ApiError, Cluster
+from modelyard_operator.election import LeaderElection, LeadershipLost
+from modelyard_operator.events import EventRecorder
+from modelyard_operator.health import Health
+from modelyard_operator.objects import GROUP, SERVICE, TRAINING
+from modelyard_operator.plan import Key, Object
+from modelyard_operator.reconcile import Reconciler
+from modelyard_operator.service.sync import sync as sync_service
+from modelyard_operator.settings import Settings
+from modelyard_operator.status_server import StatusServer
+from modelyard_operator.store import Store
+from modelyard_operator.training.render import Surroundings
+from modelyard_operator.training.sync import sync as sync_training
+from modelyard_operator.watch import Watch
+from modelyard_operator.workqueue import WorkQueue
+
+log = logging.getLogger("modelyard_operator")
+
+LABEL_ROLE = f"{GROUP}/role"
+
+
+def main() -> None:
+    chosen = settings.parse(sys.argv[1:])
+    logging.basicConfig(
+        level=chosen.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
+    )
+    sys.exit(asyncio.run(run(chosen)))
+
+
+async def run(chosen: Settings) -> int:
+    """Run until a signal; returns the exit code. Anything that ends by itself ends the process: no zombies."""
+    cluster = await Cluster.connect(chosen.kubeconfig)
+    store, queue = Store(), WorkQueue[Key]()
+    health = Health(cluster, store, queue, chosen.namespaces)
+    recorder = EventRecorder(cluster)
+    election = LeaderElection(
+        cluster, namespace=chosen.operator_namespace, name="modelyard-operator", identity=chosen.identity
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await _check_crds(cluster, chosen)
+        surroundings = await _start_status_server(cluster, store, queue, chosen)
+        await _serve(health.app(), chosen.health_port)
+        syncs = {
+            TRAINING: partial(sync_training, surroundings=surroundings),
+            SERVICE: partial(sync_service, image=chosen.workloads_image),
+        }
+        reconciler = Reconciler(cluster, store, queue, recorder, syncs)
+        watch = Watch(store, queue, chosen.kubeconfig)
+        parts: list[Coroutine[Any, Any, None]] = [
+            watch.run(chosen.namespaces, stop),
+            health.run(),
+            recorder.run(),
+            _lead(chosen, cluster, election, health, reconciler),
+        ]
+        return await _until_one_ends(parts, stop)
+    except ApiError as error:
+        log.error("%s", error)
+        return 1
+    finally:
+        if chosen.leader_election and metrics.LEADER._value.get():
+            await election.release()
+        await cluster.close()
+
+
+async def _until_one_ends(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> int:
+    tasks = [asyncio.create_task(part) for part in parts]
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+    code = 0 if stopping in done else 1
+    for task in done - {stopping}:
+        error = task.exception()
+        if isinstance(error, LeadershipLost):
+            # Nothing may be written any more, not even by requests under way: end without unwinding.
+            log.error("%s", error)
+            os._exit(1)
+        log.error("ended by itself: %s", error or task.get_coro(), exc_info=error)
+    for task in (*tasks, stopping):
+        task.cancel()
+    await asyncio.gather(*tasks, stopping, return_exceptions=True)
+    return code
+
+
+async def _lead(
+    chosen: Settings, cluster: Cluster, election: LeaderElection, health: Health, reconciler: Reconciler
+) -> None:
+    """Reconcile while leading, and only then; caches are warm before."""
+    await health.synced.wait()
+    if chosen.leader_election:
+        await election.acquire()
+        await _mark_leader(cluster, chosen)
+    else:
+        metrics.LEADER.set(1)
+    workers = [asyncio.create_task(reconciler.work()) for _ in range(chosen.workers)]
+    if chosen.leader_election:
+        workers.append(asyncio.create_task(election.hold()))
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+
+
+async def _mark_leader(cluster: Cluster, chosen: Settings) -> None:
+    """Give our own pod the label that the status Service selects, and take it from a leader before us."""
+    me = os.environ.get("POD_NAME")
+    if not (chosen.in_cluster and me):
+        return
+    for pod in await cluster.list("Pod", chosen.operator_namespace, labels=f"{LABEL_ROLE}=leader"):
+        if pod["metadata"]["name"] != me:
+            await _label(cluster, chosen, pod["metadata"]["name"], None)
+    await _label(cluster, chosen, me, "leader")
+
+
+async def _label(cluster: Cluster, chosen: Settings, pod: str, role: str | None) -> None:
+    patch: Object = {"metadata": {"labels": {LABEL_ROLE: role}}}
+    try:
+        await cluster.merge("Pod", chosen.operator_namespace, pod, patch)
+    except ApiError as error:
+        if not error.not_found:
+            raise
+
+
+async def _check_crds(cluster: Cluster, chosen: Settings) -> None:
+    namespace = chosen.namespaces[0] if chosen.namespaces else None
+    for kind in (TRAINING, SERVICE):
+        try:
+            await cluster.list(kind, namespace, metadata_only=True)
+        except ApiError as error:
+            if error.not_found:
+                log.error("the CustomResourceDefinition of %s is not installed: kubectl apply -f manifests/crds", kind)
+            raise
+
+
+async def _start_status_server(cluster: Cluster, store: Store, queue: WorkQueue[Key], chosen: Settings) -> Surroundings:
+    if not chosen.status_url:
+        return Surroundings(workloads_image=chosen.workloads_image)
+    certificate = tls.load(chosen.status_tls, chosen.status_url)
+    runner = web.AppRunner(StatusServer(cluster, store, queue).app(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=chosen.status_port, ssl_context=certificate.context).start()
+    return Surroundings(
+        workloads_image=chosen.workloads_image, status_url=chosen.status_url, status_ca=certificate.authority
+    )
+
+
+async def _serve(app: web.Application, port: int) -> None:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What a reconcile sees and what it wants: plain frozen data, no effects.
+
+The contract is Metacontroller's `sync`: the observed parent and children go in, the complete desired state comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+Object = dict[str, Any]
+"""A Kubernetes object as the API server speaks it: a JSON object."""
+
+
+class Key(NamedTuple):
+    """Names one of our custom resources; the unit of work of the queue."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class Urgency(IntEnum):
+    """How soon a changed status has to be seen. Writes are counted: what can wait is merged into the next write."""
+
+    LATER = 0
+    """Progress figures: at most one write in ten seconds."""
+    SOON = 1
+    """On the way to a phase that follows within moments: merged when it comes within a second."""
+    NOW = 2
+    """A phase or a condition that people and programs wait for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A Kubernetes Event to record on the parent, after the status it belongs to was written."""
+
+    reason: str
+    message: str
+    type: str = "Normal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """A child to delete. The uid is a precondition: a namesake made in the meantime is never touched."""
+
+    kind: str
+    name: str
+    uid: str
+    grace_seconds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Progress of a training as its rank 0 last posted it (the TrainJob status protocol, see `status_server`)."""
+
+    attempt: int
+    received: datetime
+    advanced: datetime
+    """When the step, or the percentage where no step is posted, last moved."""
+    trainer_status: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Children:
+    """Everything observed that belongs to one parent, as the watches last showed it."""
+
+    pods: tuple[Object, ...] = ()
+    services: tuple[Object, ...] = ()
+    claims: tuple[Object, ...] = ()
+    deployments: tuple[Object, ...] = ()
+    training: Object | None = None
+    """The ModelTraining that a ModelService refers to; None where there is none of that name."""
+    report: Report | None = None
+    pod_warnings: Mapping[str, str] = field(default_factory=dict)
+    """Pod name -> the newest Warning event of a pod that has been waiting for some seconds."""
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """Child kind/name -> why it could not be written: an object of that name belongs to somebody else, a quota…"""
+    absent: frozenset[str] = frozenset()
+    """Names of pods that the API server itself said are gone, not merely unseen by the watch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The answer of `sync`.
+
+    `decided` says that the status holds a new decision (the next attempt, a resolved digest). It is written first,
+    guarded by the resourceVersion it was computed from, and nothing else is done: the watch brings it back and the
+    next reconcile acts upon it. So a crash between any two writes neither loses nor repeats a decision.
+    """
+
+    status: Object | None = None
+    decided: bool = False
+    urgency: Urgency = Urgency.NOW
+    apply: tuple[Object, ...] = ()
+    """Children that are kept as rendered here: created when absent, repaired when they differ."""
+    create: tuple[Object, ...] = ()
+    """Pods: created when absent, all at once, after `apply`; their specs cannot change."""
+    delete: tuple[Deletion, ...] = ()
+    delete_parent: bool = False
+    verify: tuple[str, ...] = ()
+    """Pods that should be there and are not seen: the API server is asked for them before anything is concluded."""
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    """Seconds until the passing of time alone could change the answer."""

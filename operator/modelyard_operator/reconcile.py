@@ -1,0 +1,280 @@
+"""The only place where effects are ordered: observe -> sync -> write.
+
+A decision is written to status first and nothing else is done with it; children are written before the status that
+reports them; Events come after the status they describe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from time import monotonic
+
+from modelyard_operator import metrics
+from modelyard_operator.cluster import ApiError, Cluster
+from modelyard_operator.events import EventRecorder
+from modelyard_operator.objects import covers, is_owned_by, is_terminating, parse_time
+from modelyard_operator.plan import Children, Key, Object, Plan, Urgency
+from modelyard_operator.store import Store
+from modelyard_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+Sync = Callable[[Object, Children, datetime], Plan]
+
+STATUS_DELAY: Mapping[Urgency, float] = {Urgency.NOW: 0.0, Urgency.SOON: 1.0, Urgency.LATER: 10.0}
+"""Seconds that a status may wait to be merged with the next."""
+WARNINGS_AFTER_SECONDS = 3.0
+"""A pod that still waits after this time is asked why: its Events are read."""
+GROUPED_ERRORS = (403, 409, 422)
+"""Refusals of a child that trying again at once cannot mend: shown in the parent's status, retried with back-off."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Reconciler:
+    """Works keys off the queue until cancelled."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        queue: WorkQueue[Key],
+        recorder: EventRecorder,
+        syncs: Mapping[str, Sync],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._queue = queue
+        self._recorder = recorder
+        self._syncs = syncs
+        # When a status difference was first seen and when a status was last written. Only ever used to delay a write:
+        # a fresh process that knows neither writes at once.
+        self._differs_since: dict[Key, float] = {}
+        self._written: dict[Key, float] = {}
+
+    async def work(self) -> None:
+        """One worker: several run side by side, never two on one key."""
+        while True:
+            key = await self._queue.get()
+            metrics.QUEUE_DEPTH.set(len(self._queue))
+            try:
+                with metrics.RECONCILE_SECONDS.labels(key.kind).time():
+                    await self.reconcile(key)
+                if self._store.refusals.get(key):
+                    self._queue.retry(key)
+                else:
+                    self._queue.forget(key)
+            except ApiError as error:
+                metrics.RECONCILE_ERRORS.labels(key.kind).inc()
+                delay = self._queue.retry(key, at_least=error.retry_after)
+                log.warning("%s %s/%s: %s; again in %.0f s", *key, error, delay)
+            except Exception:
+                metrics.RECONCILE_ERRORS.labels(key.kind).inc()
+                delay = self._queue.retry(key)
+                log.exception("%s %s/%s failed; again in %.0f s", *key, delay)
+            finally:
+                self._queue.done(key)
+
+    async def reconcile(self, key: Key) -> None:
+        parent = self._store.get(*key)
+        if parent is None or is_terminating(parent):
+            # Children go by their owner references; what is left here is memory.
+            self._differs_since.pop(key, None)
+            self._written.pop(key, None)
+            metrics.forget(key)
+            return
+        children = self._store.children(key)
+        if any(_waits_long(pod, utc_now()) for pod in children.pods):
+            children = self._store.children(key, await self._pod_warnings(key, children))
+        plan = self._syncs[key.kind](parent, children, utc_now())
+        if plan.decided:
+            await self._write_status(key, parent, plan)
+            self._queue.add(key)
+            return
+        if plan.verify:
+            await self._verify_absence(key, parent, plan)
+            self._queue.add(key)
+            return
+        if plan.delete_parent:
+            meta = parent["metadata"]
+            await self._cluster.delete(key.kind, key.namespace, key.name, uid=meta["uid"])
+            return
+        await self._write_children(key, parent, plan)
+        wait = await self._write_status_when_due(key, parent, plan)
+        if plan.status is not None:
+            metrics.publish(key, plan.status)
+        delays = [delay for delay in (plan.requeue_after, wait) if delay is not None]
+        if delays:
+            self._queue.add_after(key, min(delays))
+
+    async def _verify_absence(self, key: Key, parent: Object, plan: Plan) -> None:
+        """Ask the API server itself for pods that the watch does not show: one may merely have lost its labels."""
+        for name in plan.verify:
+            try:
+                live = await self._cluster.get("Pod", key.namespace, name)
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+                self._store.absent[key].add(name)
+                continue
+            if not is_owned_by(live, parent):
+                self._store.absent[key].add(name)
+                continue
+            labels = next(pod["metadata"]["labels"] for pod in plan.create if pod["metadata"]["name"] == name)
+            patch: Object = {"metadata": {"labels": labels, "uid": live["metadata"]["uid"]}}
+            self._store.put("Pod", await self._cluster.merge("Pod", key.namespace, name, patch))
+
+    async def _write_children(self, key: Key, parent: Object, plan: Plan) -> None:
+        for child in plan.apply:
+            await self._apply(key, parent, child)
+        missing = [
+            pod for pod in plan.create if self._store.get(pod["kind"], key.namespace, pod["metadata"]["name"]) is None
+        ]
+        results = await asyncio.gather(
+            *(self._create(key, parent, pod) for pod in missing),
+            *(
+                self._cluster.delete(d.kind, key.namespace, d.name, uid=d.uid, grace_seconds=d.grace_seconds)
+                for d in plan.delete
+            ),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _apply(self, key: Key, parent: Object, child: Object) -> None:
+        """Bring one child to what was rendered; a namesake that is somebody else's is left alone and reported."""
+        kind, name = child["kind"], child["metadata"]["name"]
+        known = self._store.get(kind, key.namespace, name)
+        if known is not None and covers(child, known):
+            self._store.refusals.get(key, {}).pop(f"{kind}/{name}", None)
+            return
+        try:
+            if known is None:
+                answer = await self._create_or_take_back(parent, child)
+            else:
+                body = {**child, "metadata": {**child["metadata"], "uid": known["metadata"]["uid"]}}
+                answer = await self._cluster.apply(body)
+        except ApiError as error:
+            self._refuse(key, child, error)
+            return
+        self._accept(key, child, answer)
+
+    async def _create(self, key: Key, parent: Object, pod: Object) -> None:
+        try:
+            answer = await self._create_or_take_back(parent, pod)
+        except ApiError as error:
+            self._refuse(key, pod, error)
+            return
+        self._accept(key, pod, answer)
+
+    async def _create_or_take_back(self, parent: Object, child: Object) -> Object:
+        """Create a child. One of that name that is ours already, but lost its labels, gets them back."""
+        try:
+            return await self._cluster.create(child)
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+            kind, meta = child["kind"], child["metadata"]
+            live = await self._cluster.get(kind, meta["namespace"], meta["name"])
+            ours = is_owned_by(live, parent) or (
+                kind == "PersistentVolumeClaim" and covers(_identity(child), _identity(live))
+            )
+            if not ours and "ownerReferences" in meta:
+                message = f'{kind} "{meta["name"]}" exists and does not belong to this {parent["kind"]}'
+                raise ApiError(409, "NotOwned", message) from error
+            if covers(meta["labels"], live["metadata"].get("labels") or {}):
+                return live
+            patch: Object = {"metadata": {"labels": meta["labels"], "uid": live["metadata"]["uid"]}}
+            return await self._cluster.merge(kind, meta["namespace"], meta["name"], patch)
+
+    def _accept(self, key: Key, child: Object, answer: Object) -> None:
+        self._store.put(child["kind"], answer)
+        self._store.refusals.get(key, {}).pop(f"{child['kind']}/{child['metadata']['name']}", None)
+
+    def _refuse(self, key: Key, child: Object, error: ApiError) -> None:
+        """Remember a refusal for the status. Errors that will pass by themselves are raised: the key is retried."""
+        if error.code not in GROUPED_ERRORS:
+            raise error
+        name = f"{child['kind']}/{child['metadata']['name']}"
+        refusals = self._store.refusals[key]
+        if refusals.get(name) != error.message:
+            refusals[name] = error.message
+            self._queue.add(key)  # the status says so at once; the next try comes with back-off
+
+    async def _write_status_when_due(self, key: Key, parent: Object, plan: Plan) -> float | None:
+        """Write a status that differs, now or when its urgency asks for it. Returns the seconds left until then."""
+        if plan.status is None or plan.status == parent.get("status"):
+            self._differs_since.pop(key, None)
+            return None
+        now = monotonic()
+        since = self._differs_since.setdefault(key, now)
+        if plan.urgency is Urgency.LATER:
+            since = self._written.get(key, since - STATUS_DELAY[Urgency.LATER])
+        left = since + STATUS_DELAY[plan.urgency] - now
+        if left > 0:
+            return left
+        await self._write_status(key, parent, plan)
+        return None
+
+    async def _write_status(self, key: Key, parent: Object, plan: Plan) -> None:
+        meta = parent["metadata"]
+        body: Object = {
+            "apiVersion": parent["apiVersion"],
+            "kind": key.kind,
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": meta["uid"],
+                "resourceVersion": meta["resourceVersion"],
+            },
+            "status": plan.status,
+        }
+        try:
+            answer = await self._cluster.apply(body, "status")
+        except ApiError as error:
+            if error.not_found:
+                return
+            if error.conflict:
+                # Someone was faster. The watch brings what they wrote; the answer is computed anew from that.
+                self._queue.add_after(key, 0.1)
+                return
+            raise
+        self._store.put(key.kind, answer)
+        self._differs_since.pop(key, None)
+        self._written[key] = monotonic()
+        for event in plan.events:
+            self._recorder.record(parent, event)
+
+    async def _pod_warnings(self, key: Key, children: Children) -> dict[str, str]:
+        """Why pods wait, in the words of the kubelet: mounts and secrets show up in Events only."""
+        warnings = {}
+        for pod in children.pods:
+            if not _waits_long(pod, utc_now()):
+                continue
+            events = await self._cluster.list(
+                "Event", key.namespace, fields=f"involvedObject.uid={pod['metadata']['uid']},type=Warning"
+            )
+            events.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
+            if events:
+                warnings[pod["metadata"]["name"]] = f"{events[-1].get('reason')}: {events[-1].get('message')}"
+        return warnings
+
+
+def _identity(obj: Object) -> Object:
+    labels = obj["metadata"].get("labels") or {}
+    return {k: v for k, v in labels.items() if k.startswith(("modelyard.dev/", "app.kubernetes.io/"))}
+
+
+def _waits_long(pod: Object, now: datetime) -> bool:
+    """A pod on a node whose containers have not started some seconds after it was created."""
+    status = pod.get("status") or {}
+    if status.get("phase") != "Pending" or not pod["spec"].get("nodeName") or is_terminating(pod):
+        return False
+    created = parse_time(pod["metadata"].get("creationTimestamp"))
+    return created is not None and (now - created).total_seconds() > WARNINGS_AFTER_SECONDS

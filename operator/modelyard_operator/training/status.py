@@ -1,0 +1,234 @@
+"""The status of a ModelTraining, from what was observed. Pure.
+
+`phase` and `display` are for people and derived from the conditions; programs read the conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from modelyard_operator import conditions
+from modelyard_operator.conditions import Conditions
+from modelyard_operator.objects import format_duration, format_time
+from modelyard_operator.plan import Children, Object, Report, Urgency
+from modelyard_operator.training.gang import Failure, Gang, waiting_reasons
+from modelyard_operator.training.render import processes_per_node
+from modelyard_operator.training.spec import ModelTrainingSpec
+
+KEPT = (
+    "startTime",
+    "completionTime",
+    "attempt",
+    "restarts",
+    "restartsCountTowardsMax",
+    "noProgressRestarts",
+    "nextAttemptTime",
+    "progress",
+    "checkpoint",
+    "lastFailure",
+    "artifacts",
+)
+"""What a status carries over from the one before: decisions and facts that no child shows any more."""
+
+_WAITING = {
+    "ErrImagePull": "ImagePullFailed",
+    "ImagePullBackOff": "ImagePullFailed",
+    "InvalidImageName": "ImagePullFailed",
+    "ErrImageNeverPull": "ImagePullFailed",
+    "FailedMount": "MountFailed",
+    "FailedAttachVolume": "MountFailed",
+}
+_FATAL_WAITING = (
+    "ImagePullFailed",
+    "MountFailed",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+)
+_QUIET = ("Scheduled", "StorageReady", "Reconciling")
+"""Conditions on the way to Running: a change in these alone may wait a second for the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What the reconcile found out beyond the pods: where the training stands in its life."""
+
+    suspended: bool = False
+    restarting: Failure | None = None
+    why_restarting: str = ""
+    finished: bool | None = None
+    """True after success, False after failure, None while there is something to do."""
+    reason: str = ""
+    message: str = ""
+    stalled: str = ""
+
+
+def make_status(
+    training: Object, spec: ModelTrainingSpec, gang: Gang, children: Children, step: Step, now: datetime
+) -> Object:
+    """The whole status. Nothing in it depends on `now` but the times at which something changed."""
+    before = training.get("status") or {}
+    generation = training["metadata"].get("generation", 1)
+    marks = Conditions(before.get("conditions") or (), generation, now)
+    _set_conditions(marks, spec, gang, children, step, before)
+    status: Object = {
+        "observedGeneration": generation,
+        **{name: before[name] for name in KEPT if name in before},
+        "conditions": marks.as_list(),
+        "phase": phase_of(marks),
+    }
+    status.setdefault("attempt", gang.attempt)
+    status["nodes"] = {
+        "desired": gang.size,
+        "ready": gang.running,
+        "failed": gang.failed,
+        "worldSize": gang.size * processes_per_node(spec),
+    }
+    if gang.started == gang.size and "startTime" not in status:
+        status["startTime"] = format_time(now)
+    if children.report is not None and children.report.attempt == gang.attempt and step.finished is None:
+        status |= progress_fields(children.report)
+    status["display"] = display_of(spec, status, gang)
+    return status
+
+
+def _set_conditions(
+    marks: Conditions, spec: ModelTrainingSpec, gang: Gang, children: Children, step: Step, before: Object
+) -> None:
+    marks.set("Accepted", True, "Valid", "the spec is valid")
+    waiting = [(_WAITING.get(reason, reason), text) for reason, text in waiting_reasons(gang, children.pod_warnings)]
+    blocked = step.stalled or _refusal(children) or ""
+    _set_scheduling(marks, spec, gang, waiting, step)
+    active = not step.suspended and step.finished is None and step.restarting is None
+    running = active and gang.running == gang.size
+    reason = "AllNodesRunning" if running else step.reason or "NodesNotRunning"
+    marks.set("Running", running, reason, f"{gang.running} of {gang.size} nodes run")
+    marks.set("Suspended", step.suspended, "Suspended" if step.suspended else "NotSuspended")
+    if step.restarting is not None:
+        marks.set("Restarting", True, step.restarting.reason, step.why_restarting)
+    elif conditions.is_true(before, "Restarting") and not running and active:
+        marks.keep("Restarting")
+    else:
+        marks.set("Restarting", False, "NotRestarting")
+    if children.report is not None or conditions.is_true(before, "ProgressMade"):
+        marks.set("ProgressMade", True, "ProgressReported", "rank 0 reports progress")
+    fatal = next(((r, t) for r, t in waiting if r in (*_FATAL_WAITING, "Unschedulable")), None)
+    if blocked:
+        marks.set("Stalled", True, "Blocked" if not step.stalled else "NoProgress", blocked)
+    elif active and fatal:
+        marks.set("Stalled", True, fatal[0], fatal[1])
+    else:
+        marks.set("Stalled", False, "NotStalled")
+    settled = step.finished is not None or step.suspended or gang.scheduled == gang.size or marks.is_true("Stalled")
+    marks.set("Reconciling", not settled, "Settled" if settled else "StartingPods")
+    marks.set("Succeeded", step.finished, step.reason or "Active", step.message)
+    marks.set("Finished", step.finished is not None, step.reason or "Active", step.message)
+
+
+def _set_scheduling(
+    marks: Conditions, spec: ModelTrainingSpec, gang: Gang, waiting: list[tuple[str, str]], step: Step
+) -> None:
+    """Scheduled and StorageReady; what is missing is named in the scheduler's own words."""
+    if step.finished is not None:
+        marks.keep("Scheduled", "StorageReady")
+        return
+    scheduled = bool(gang.pods) and gang.scheduled == gang.size
+    unplaced = [(r, t) for r, t in waiting if r in ("Unschedulable", "SchedulingGated", "SchedulerError")]
+    if scheduled:
+        marks.set("Scheduled", True, "AllNodesScheduled", f"{gang.size} of {gang.size} nodes have a machine")
+    else:
+        reason, text = unplaced[0] if unplaced else ("Waiting", f"{gang.scheduled} of {gang.size} nodes have a machine")
+        marks.set("Scheduled", False, reason, text)
+    storage = [(r, t) for r, t in waiting if r == "MountFailed" or "persistentvolumeclaim" in t.lower()]
+    if scheduled and not storage:
+        marks.set("StorageReady", True, "Bound", f"output: {spec.output.uri or 'the claim of this training'}")
+    elif storage:
+        marks.set("StorageReady", False, "ClaimNotReady", storage[0][1])
+    else:
+        marks.set("StorageReady", None, "Waiting", "bound when the first pod has a machine")
+
+
+def _refusal(children: Children) -> str:
+    return "; ".join(f"{name}: {text}" for name, text in sorted(children.refusals.items()))
+
+
+def phase_of(marks: Conditions) -> str:
+    if marks.is_true("Finished"):
+        return "Succeeded" if marks.is_true("Succeeded") else "Failed"
+    for type_ in ("Suspended", "Stalled", "Restarting", "Running", "Scheduled"):
+        if marks.is_true(type_):
+            return type_
+    return "Pending"
+
+
+def progress_fields(report: Report) -> Object:
+    """`progress` and `checkpoint` of a status from the last post: TrainJob's figures and, if sent, ours."""
+    told, ours = report.trainer_status, report.progress
+    metrics = {str(m["name"]): str(m["value"]) for m in told.get("metrics") or () if "name" in m and "value" in m}
+    progress: dict[str, Any] = {
+        "percentage": told.get("progressPercentage"),
+        "estimatedRemainingSeconds": told.get("estimatedRemainingSeconds"),
+        "step": ours.get("step"),
+        "totalSteps": ours.get("totalSteps"),
+        "epoch": ours.get("epoch"),
+        "samplesPerSecond": ours.get("samplesPerSecond"),
+        "lastUpdateTime": format_time(report.received),
+        "metrics": metrics or None,
+    }
+    fields: Object = {"progress": {k: v for k, v in progress.items() if v is not None}}
+    if report.checkpoint:
+        fields["checkpoint"] = dict(report.checkpoint)
+    return fields
+
+
+def display_of(spec: ModelTrainingSpec, status: Mapping[str, Any], gang: Gang) -> Object:
+    """The columns of `kubectl get` that no plain path into the status can show."""
+    progress = status.get("progress") or {}
+    display = {
+        "trainer": spec.trainer.builtin or "image",
+        "nodes": f"{gang.running}/{gang.size}",
+        "loss": (progress.get("metrics") or {}).get("loss", ""),
+    }
+    if (percentage := progress.get("percentage")) is not None:
+        display["progress"] = f"{percentage}%"
+    remaining = progress.get("estimatedRemainingSeconds")
+    if remaining is not None and status["phase"] == "Running":
+        display["eta"] = format_duration(remaining)
+    return {name: text for name, text in display.items() if text}
+
+
+def failure_fields(failure: Failure, attempt: int, rule: str, action: str, now: datetime) -> Object:
+    """`lastFailure` of a status."""
+    fields = {
+        "attempt": attempt,
+        "time": format_time(failure.at or now),
+        "rank": failure.rank,
+        "podName": failure.pod,
+        "nodeName": failure.node,
+        "exitCode": failure.exit_code,
+        "signal": failure.signal,
+        "reason": failure.reason,
+        "rule": rule,
+        "action": action,
+        "exceptionType": failure.exception_type,
+        "message": failure.message or None,
+        "logTail": failure.log_tail,
+        "step": failure.step,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def urgency_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> Urgency:
+    """How soon this change has to be written."""
+    if before.get("phase") != after.get("phase"):
+        return Urgency.SOON if after.get("phase") in ("Pending", "Scheduled") else Urgency.NOW
+    old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions") or ()}
+    new = {c["type"]: (c["status"], c["reason"]) for c in after.get("conditions") or ()}
+    changed = {type_ for type_ in old.keys() | new.keys() if old.get(type_) != new.get(type_)}
+    if not changed:
+        shown = ("nodes", "observedGeneration")
+        return Urgency.SOON if any(before.get(n) != after.get(n) for n in shown) else Urgency.LATER
+    return Urgency.SOON if changed <= set(_QUIET) else Urgency.NOW

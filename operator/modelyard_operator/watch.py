@@ -1,0 +1,80 @@
+"""The only module that imports kopf, and it uses it as an event source: no handlers that keep state, so no
+finalizers, no annotations and no writes of the framework's own. Every event ends in `store` and on the work queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import kopf
+
+from modelyard_operator import metrics
+from modelyard_operator.objects import GROUP, MANAGED_SELECTOR, SERVICE, TRAINING, VERSION
+from modelyard_operator.plan import Key
+from modelyard_operator.store import Store
+from modelyard_operator.workqueue import WorkQueue
+
+_WATCHED: tuple[tuple[str, tuple[str, str, str]], ...] = (
+    (TRAINING, (GROUP, VERSION, "modeltrainings")),
+    (SERVICE, (GROUP, VERSION, "modelservices")),
+    ("Pod", ("", "v1", "pods")),
+    ("Service", ("", "v1", "services")),
+    ("PersistentVolumeClaim", ("", "v1", "persistentvolumeclaims")),
+    ("Deployment", ("apps", "v1", "deployments")),
+)
+WATCHED_KINDS = tuple(kind for kind, _ in _WATCHED)
+
+
+class Watch:
+    """The watches of the operator, on all namespaces or on those named."""
+
+    def __init__(self, store: Store, queue: WorkQueue[Key], kubeconfig: str | None) -> None:
+        self._store = store
+        self._queue = queue
+        self._registry = kopf.OperatorRegistry()
+        login = kopf.login_with_kubeconfig if kubeconfig else kopf.login_with_service_account
+        kopf.on.login(registry=self._registry, id="login", retries=3)(login)
+        for kind, (group, version, plural) in _WATCHED:
+            kopf.on.event(group, version, plural, id=f"watch-{plural}", registry=self._registry)(self._receiver(kind))
+
+    async def run(self, namespaces: Sequence[str], stop: asyncio.Event) -> None:
+        """Watch until `stop`; returns or raises when a watch ends for good, and the process must end with it."""
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+        await kopf.operator(
+            registry=self._registry,
+            settings=_settings(),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=list(namespaces),
+            stop_flag=stop,
+        )
+
+    def _receiver(self, kind: str) -> Any:
+        async def receive(event: Any, **_: Any) -> None:
+            metrics.WATCH_EVENTS.labels(kind).inc()
+            body = event["object"]
+            change = self._store.remove if event["type"] == "DELETED" else self._store.put
+            for key in change(kind, dict(body)):
+                self._queue.add(key)
+
+        return receive
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # Events are recorded by ours, which aggregates
+    settings.scanning.disabled = True  # no rights on namespaces and CRDs are needed
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 250
+    settings.watching.connect_timeout = 5
+    settings.watching.inactivity_timeout = 70  # bookmarks come every minute
+    settings.networking.request_timeout = 30
+    settings.process.ultimate_exiting_timeout = 10
+    settings.queueing.exit_timeout = 1
+    for kind, (group, version, plural) in _WATCHED:
+        if kind not in (TRAINING, SERVICE):
+            settings.watching.label_selectors[group, version, plural] = MANAGED_SELECTOR
+    return settings
