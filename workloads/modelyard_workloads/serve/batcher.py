@@ -126,19 +126,21 @@ class Batcher:
         """
         rows = len(next(iter(arrays.values())))
         most = self._limits.max_rows
+        if self._depth >= self._limits.max_queue:
+            raise Saturated("the model's queue is full; try again later")
         if rows <= most:
             return await self._submit_one(arrays, rows, key, deadline)
         starts = range(0, rows, most)
         pieces = [{name: array[start : start + most] for name, array in arrays.items()} for start in starts]
         parts: list[dict[str, Array]] = []
-        for piece in pieces:  # one after the other: other clients' requests get their turn in between
+        # One after the other: other clients' requests get their turn in between. Only the first needs room in the
+        # queue: a request that was admitted is not refused halfway.
+        for piece in pieces:
             count = len(next(iter(piece.values())))
             parts.append(await self._submit_one(piece, count, key, deadline))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     async def _submit_one(self, arrays: Arrays, rows: int, key: Hashable, deadline: float) -> dict[str, Array]:
-        if self._depth >= self._limits.max_queue:
-            raise Saturated("the model's queue is full; try again later")
         future: asyncio.Future[dict[str, Array]] = self._loop.create_future()
         item = _Item(key, rows, arrays, future)
         self._waiting.setdefault(key, {})[item] = None

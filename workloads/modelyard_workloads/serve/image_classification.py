@@ -11,7 +11,7 @@ from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.cpus import available_cpus
 from modelyard_workloads.serve.errors import InvalidInput
 from modelyard_workloads.serve.tensors import Array, TensorSpec
-from modelyard_workloads.tasks import load_served_model
+from modelyard_workloads.tasks import build_model_from_artifact
 
 _SLACK = 1e-3  # of the pixel range: rounding in the client, half precision
 
@@ -25,8 +25,7 @@ class ImageClassification:
         manifest = artifact.manifest
         # A pod with one CPU on a node with 64 must not start 64 threads.
         torch.set_num_threads(available_cpus())
-        self._model = load_served_model(artifact).eval()
-        self._device = next(self._model.parameters()).device
+        self._model = build_model_from_artifact(artifact)
         self.labels: Sequence[str] = manifest.labels
         self.inputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in manifest.inputs]
         self.outputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in manifest.outputs]
@@ -46,11 +45,9 @@ class ImageClassification:
 
     def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """{image: FP32 [B, C, H, W]} -> {logits, probabilities: FP32 [B, K], label: BYTES [B]}"""
-        (image,) = arrays.values()
         with torch.inference_mode():
-            logits = self._model(torch.from_numpy(image).to(self._device))
-            probabilities = logits.softmax(dim=1)
-            answers: dict[str, Array] = {"logits": logits.cpu().numpy(), "probabilities": probabilities.cpu().numpy()}
+            outputs = self._model({name: torch.from_numpy(array) for name, array in arrays.items()})
+        answers: dict[str, Array] = {name: tensor.numpy() for name, tensor in outputs.items()}
         if self.labels:
             answers["label"] = self._names[answers["probabilities"].argmax(axis=1)]
         return answers

@@ -52,16 +52,35 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes of an unfinished head."""
+        """Parse, and count the bytes of an unfinished head."""
+        self._unset_keepalive_if_required()
         try:
-            super().data_received(data)
-        except httptools.HttpParserError:  # an error behind an upgrade
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
             self._refuse(400, "the request is not HTTP/1.1")
             return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431, f"the request's headers have more than {_MAX_HEAD_BYTES} bytes")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request that offers another protocol (Java's client offers HTTP/2 in its first one) as if it did not.
+
+        The parser stops behind the head of such a request and would lose the body.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(400, "CONNECT is not supported")
+            return
+        lines = [method + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name not in (b"upgrade", b"connection")]
+        self._stop_head_timer()
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -71,16 +90,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there."""
+        if self.parser.should_upgrade():
+            return
         self._in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """What the parser does not understand."""
-        self._refuse(400, "the request is not HTTP/1.1")
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Stay silent: clients may offer HTTP/2 or WebSocket, the answer is HTTP/1.1."""
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _head_too_slow(self) -> None:
         self._refuse(408, f"the request's headers did not arrive within {_HEAD_SECONDS:.0f} s")
