@@ -16,8 +16,8 @@ image-classification: one input `image` FP32 [-1, C, H, W], raw pixel values sca
 channels first, RGB or grey. Normalisation and resizing to the network's size happen inside the served model, from
 `preprocess`. Outputs `logits` and `probabilities`, both FP32 [-1, K]; K and the order are those of `labels`.
 
-This module knows no torch: the weights are bytes here. `modelyard_workloads.tasks.load_served_model(artifact)` gives
-the model.
+This module knows no torch: the weights are bytes here. `modelyard_workloads.tasks.build_model_from_artifact(artifact)`
+gives the model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,207 @@
+"""The ranks of one training: start-up, agreement, and the few collectives the loop needs.
+
+Models know nothing of this: `wrap` puts DistributedDataParallel around them, which averages the gradients. Buffers
+(the running statistics of batch normalisation) are rank 0's: DDP broadcasts them before every forward pass and the
+loop does before it evaluates, so that there is one model, not one for each rank.
+
+Only bytes and tensors travel, never pickled objects.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from modelyard_workloads.exits import PeerLost, PodError
+
+STARTUP_SECONDS = 300.0
+# What the libraries say when the other end went away; the cause is in the other rank's log.
+_PEER_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "remote process exited",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankInfo:
+    """This process among its peers, as the launcher (or torchrun) says in the environment."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> RankInfo:
+        """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Raises PodError when one is no number or they
+        contradict.
+        """
+
+        def number(name: str, default: int) -> int:
+            text = environment.get(name, str(default))
+            if not text.isdecimal():
+                raise PodError(f"{name}={text!r} must be a number")
+            return int(text)
+
+        info = cls(
+            rank=number("RANK", 0),
+            world_size=number("WORLD_SIZE", 1),
+            local_rank=number("LOCAL_RANK", 0),
+            local_world_size=number("LOCAL_WORLD_SIZE", 1),
+        )
+        if info.rank >= info.world_size or info.local_rank >= info.local_world_size:
+            raise PodError(f"{info} is impossible: ranks are counted from 0")
+        return info
+
+
+class Ranks:
+    """The process group (none when there is one rank) and this rank's device."""
+
+    def __init__(self, info: RankInfo) -> None:
+        self.info = info
+        self.rank = info.rank
+        self.world_size = info.world_size
+        self.is_main = info.rank == 0
+        self.device = torch.device("cuda", info.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    def start(self) -> None:
+        """Join the others at MASTER_ADDR:MASTER_PORT; retries for at most STARTUP_SECONDS. Raises PodError when it
+        takes longer.
+        """
+        torch.set_num_threads(max(1, available_cores() // self.info.local_world_size))
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.world_size == 1:
+            return
+        _wait_for_name(os.environ.get("MASTER_ADDR", "localhost"))
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(
+                backend,
+                init_method="env://",
+                rank=self.rank,
+                world_size=self.world_size,
+                timeout=timedelta(seconds=STARTUP_SECONDS),
+            )
+            self.barrier()
+        except (dist.DistStoreError, dist.DistNetworkError) as error:
+            raise PodError(
+                f"the {self.world_size} ranks did not meet within {STARTUP_SECONDS:.0f} s: {error}"
+            ) from None
+
+    def stop(self) -> None:
+        """Leave the group; only after a success, since the others are waited for."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with averaged gradients; itself when there is one rank."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.agree(False)
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag: has any rank raised it? The answer is the same on all ranks."""
+        if self.world_size == 1:
+            return flags
+        values = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return tuple(bool(value) for value in values.tolist())
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over the ranks, on the CPU."""
+        total = values.detach().to("cpu", copy=True)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def maximum(self, value: int) -> int:
+        """The largest of the ranks' numbers."""
+        if self.world_size == 1:
+            return value
+        values = torch.tensor([value])
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return int(values)
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Give every rank the buffers of rank 0."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def broadcast(self, content: bytes | None) -> bytes:
+        """Rank 0's bytes on every rank; the others pass None."""
+        if self.world_size == 1:
+            return content or b""
+        size = torch.tensor([len(content or b"")])
+        dist.broadcast(size, src=0)
+        data = torch.empty(int(size), dtype=torch.uint8)
+        if self.is_main and content:
+            data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        if len(data):
+            dist.broadcast(data, src=0)
+        return data.numpy().tobytes()
+
+    def gather(self, content: bytes) -> list[bytes]:
+        """Every rank's bytes, in rank order, on every rank; for small things."""
+        if self.world_size == 1:
+            return [content]
+        size = torch.tensor([len(content)])
+        sizes = [torch.zeros_like(size) for _ in range(self.world_size)]
+        dist.all_gather(sizes, size)
+        longest = max(int(s) for s in sizes)
+        data = torch.zeros(longest, dtype=torch.uint8)
+        data[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
+        dist.all_gather(parts, data)
+        return [part[: int(s)].numpy().tobytes() for part, s in zip(parts, sizes, strict=True)]
+
+
+def peer_lost(error: BaseException) -> PeerLost | None:
+    """The PeerLost behind an error of the communication libraries, or None when the error is this rank's own."""
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_LOST):
+        return PeerLost(str(error).splitlines()[0])
+    return None
+
+
+def available_cores() -> int:
+    """CPU cores this container may use: the affinity mask, lowered by the cgroup's quota, at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def _wait_for_name(host: str) -> None:
+    """The name of rank 0 appears in DNS some seconds after its pod; wait for it instead of failing the attempt."""
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except socket.gaierror as error:
+            if time.monotonic() > deadline:
+                raise PodError(
+                    f"MASTER_ADDR={host} did not appear in DNS within {STARTUP_SECONDS:.0f} s: {error}"
+                ) from None
+        time.sleep(0.5)

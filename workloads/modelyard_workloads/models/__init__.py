@@ -1,0 +1,1 @@
+"""Networks: `nn.Module` only, no data, no files, no distribution."""

@@ -1,0 +1,97 @@
+"""An image network by name, and the preprocessing that belongs to it.
+
+Shapes: B batch, C channels, H x W size of the images as they come, S size the network sees, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelyard_workloads.models.resnet import BLOCKS, ResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArchitecture:
+    """Everything that is needed to build the network again."""
+
+    name: str
+    channels: int
+    classes: int
+    image_size: int
+    small_input_stem: bool = False
+    dropout: float = 0.0
+
+
+class UnknownArchitecture(ValueError):
+    """No network has this name, or it cannot be built for these images."""
+
+
+def build_network(architecture: ImageArchitecture) -> nn.Module:
+    """(B, C, S, S) -> logits (B, K). ResNets are ours (they start fast), all others timm's. Raises
+    UnknownArchitecture.
+    """
+    if architecture.name in BLOCKS:
+        return ResNet(
+            architecture.name,
+            channels=architecture.channels,
+            classes=architecture.classes,
+            small_stem=architecture.small_input_stem,
+            dropout=architecture.dropout,
+        )
+    if architecture.small_input_stem:
+        raise UnknownArchitecture(f"smallInputStem is for {', '.join(BLOCKS)} only, not for {architecture.name}")
+    return _timm_network(architecture)
+
+
+def _timm_network(architecture: ImageArchitecture) -> nn.Module:
+    import timm  # half of a second; only where it is needed
+
+    if not timm.is_model(architecture.name):
+        near = timm.list_models(f"*{architecture.name[:6]}*")[:5]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise UnknownArchitecture(f"{architecture.name!r} is no known architecture{hint}")
+    arguments: dict[str, Any] = {
+        "pretrained": False,
+        "in_chans": architecture.channels,
+        "num_classes": architecture.classes,
+        "drop_rate": architecture.dropout,
+    }
+    try:
+        try:
+            # Transformers need to know the size; convolutional networks do not take it.
+            network: nn.Module = timm.create_model(architecture.name, img_size=architecture.image_size, **arguments)
+        except TypeError:
+            network = timm.create_model(architecture.name, **arguments)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = architecture.image_size
+        raise UnknownArchitecture(f"{architecture.name} cannot be built for {size} x {size}: {error}") from None
+    return network
+
+
+class ImageClassifier(nn.Module):
+    """Pixels 0..1 as they come -> resize -> normalise -> network -> logits; the same in training and in serving."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, *, image_size: int, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.image_size = image_size
+        # They are in the artifact's `preprocess`, not among the weights.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in 0..1 -> logits (B, K)"""
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        images = (images - self.mean) / self.std
+        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return logits

@@ -1,0 +1,35 @@
+"""The builtin trainers by name. A task's module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from modelyard_workloads.artifact import Artifact, ArtifactInvalid
+from modelyard_workloads.config import TrainingConfig
+from modelyard_workloads.exits import ConfigError, Issue
+from modelyard_workloads.tasks.base import ServedModel, ServedModelBuilder, Task
+
+# name -> module with `build_task(config) -> Task` and `build_served_model(artifact) -> ServedModel`
+_MODULES = {"image-classification": "modelyard_workloads.tasks.image_classification"}
+
+
+def build_task(config: TrainingConfig) -> Task:
+    """The task of a training. Raises ConfigError when there is none of this name."""
+    if config.task not in _MODULES:
+        raise ConfigError(
+            [Issue("task", f"{config.task!r} is no builtin trainer; choose one of: {', '.join(_MODULES)}")]
+        )
+    module: Any = import_module(_MODULES[config.task])
+    task: Task = module.build_task(config)
+    return task
+
+
+def build_model_from_artifact(artifact: Artifact) -> ServedModel:
+    """The model of a verified artifact, on the CPU in eval mode. Raises ArtifactInvalid."""
+    name = artifact.manifest.task
+    if name not in _MODULES:
+        raise ArtifactInvalid(f"{artifact.path}: task {name!r} is unknown; known: {', '.join(_MODULES)}")
+    module: Any = import_module(_MODULES[name])
+    builder: ServedModelBuilder = module.build_served_model
+    return builder(artifact)

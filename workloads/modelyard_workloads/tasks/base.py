@@ -1,0 +1,106 @@
+"""The seam between the loop and everything that differs from one kind of training to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modelyard_workloads.artifact import Artifact, Description
+from modelyard_workloads.data.order import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The evaluation metric that decides which weights are the best."""
+
+    metric: str
+    higher_is_better: bool
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """As good counts as better: of two equal models the longer trained one is taken."""
+        if best is None:
+            return True
+        return value >= best if self.higher_is_better else value <= best
+
+
+class BatchStream(Protocol):
+    """An endless iterator over this rank's training batches whose position can be saved."""
+
+    steps_per_epoch: int
+
+    def __next__(self) -> Any:
+        """The next batch, on the device; what it is, only the task knows."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: JSON values and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at a saved position; the next batch is the one that would have come."""
+        ...
+
+
+class Task(Protocol):
+    """One kind of training. The loop calls, in this order: build_data, build_model, then loss and evaluation, then
+    describe.
+    """
+
+    objective: Objective
+
+    def build_data(self, shard: Shard, device: torch.device) -> BatchStream:
+        """Open the data, take this rank's part. Raises DataError."""
+        ...
+
+    def build_model(self) -> nn.Module:
+        """A model on the CPU, with initial weights where the configuration names some. Raises ConfigError and
+        DataError.
+        """
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The scalar to minimise: the mean over this rank's samples, so that averaged gradients are those of the global
+        batch.
+        """
+        ...
+
+    def evaluation(self) -> Iterable[Any]:
+        """This rank's part of the held-out data; every sample once over all ranks."""
+        ...
+
+    def measure(self, model: nn.Module, batch: Any) -> Tensor:
+        """What a batch adds to the evaluation: a vector (float64) of sums, which are added over batches and ranks."""
+        ...
+
+    def summarise(self, sums: Tensor) -> dict[str, float]:
+        """The metrics of the whole evaluation from the added sums; `objective.metric` is among them."""
+        ...
+
+    def describe(self, directory: Path, weights: dict[str, Tensor]) -> Description:
+        """Write the files of an artifact, load the weights again, and describe them with golden answers (see
+        artifact.py).
+        """
+        ...
+
+
+class ServedModel(Protocol):
+    """A model as the server sees it: tensors by name in, tensors by name out; in eval mode, knows its preprocessing."""
+
+    def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Dimension 0 of every tensor is the batch."""
+        ...
+
+
+class ServedModelBuilder(Protocol):
+    """How a task turns a verified artifact into a model on the CPU; raises ArtifactInvalid when the weights do not
+    fit.
+    """
+
+    def __call__(self, artifact: Artifact) -> ServedModel:
+        """Load the weights."""
+        ...

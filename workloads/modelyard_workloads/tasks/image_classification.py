@@ -1,0 +1,209 @@
+"""Image classification: ResNet and the architectures of timm on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from modelyard_workloads.artifact import (
+    Architecture,
+    Artifact,
+    ArtifactError,
+    ArtifactInvalid,
+    Description,
+    Golden,
+    TensorSpec,
+    TensorValue,
+    read_artifact,
+)
+from modelyard_workloads.config import ImageClassificationParameters, TrainingConfig
+from modelyard_workloads.data.images import ImageBatches, ImageDataset, ImageSet, load_images
+from modelyard_workloads.data.order import Shard
+from modelyard_workloads.exits import ConfigError, DataError, Issue
+from modelyard_workloads.models.image_classifier import (
+    ImageArchitecture,
+    ImageClassifier,
+    UnknownArchitecture,
+    build_network,
+)
+from modelyard_workloads.tasks.base import Objective
+
+WEIGHTS = "model.safetensors"
+_EVALUATION_BATCH = 256
+_GOLDEN_SAMPLES = 4
+
+Batch = tuple[Tensor, Tensor]  # images (b, C, H, W) in 0..1, labels (b,) int64
+
+
+class ImageClassificationTask:
+    """The Task of `image-classification`; see `tasks.base.Task` for the order of calls."""
+
+    objective = Objective(metric="accuracy", higher_is_better=True)
+
+    def __init__(self, config: TrainingConfig) -> None:
+        assert isinstance(config.parameters, ImageClassificationParameters)
+        self._parameters = config.parameters
+        self._dataset_uri = config.dataset.uri
+        self._model_uri = config.model.uri
+        self._dataset: ImageDataset
+        self._held_out: ImageSet
+        self._shard: Shard
+
+    def build_data(self, shard: Shard, device: torch.device) -> ImageBatches:
+        """All images go to the device as bytes; a batch is cut, augmented and resized there."""
+        self._shard = shard
+        self._dataset = load_images(self._dataset_uri, self._parameters)
+        self._held_out = self._dataset.held_out.to(device)
+        return ImageBatches(self._dataset.train.to(device), self._parameters, shard)
+
+    def build_model(self) -> ImageClassifier:
+        """A network for the data's channels and classes, channels last."""
+        try:
+            model = _build(self._architecture(), self._dataset.mean, self._dataset.std)
+        except UnknownArchitecture as error:
+            raise ConfigError([Issue("parameters.architecture", str(error))]) from None
+        if self._model_uri:
+            _load_initial(model.network, self._model_uri)
+        return model
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy with label smoothing."""
+        images, labels = batch
+        return F.cross_entropy(model(images), labels, label_smoothing=self._parameters.label_smoothing)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """This rank's share of the held-out images."""
+        mine = self._shard.stride(len(self._held_out)).to(self._held_out.labels.device)
+        for indices in torch.split(mine, _EVALUATION_BATCH):
+            yield self._held_out.images[indices].float() / 255, self._held_out.labels[indices]
+
+    def measure(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[samples, correct ones, summed cross-entropy]"""
+        images, labels = batch
+        logits = model(images)
+        correct = (logits.argmax(dim=1) == labels).sum()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.stack([torch.full_like(loss, len(labels)), correct.to(loss.dtype), loss]).double()
+
+    def summarise(self, sums: Tensor) -> dict[str, float]:
+        """Accuracy (share of 1) and mean cross-entropy without smoothing."""
+        samples, correct, loss = sums.tolist()
+        return {"accuracy": correct / samples, "evaluationLoss": loss / samples}
+
+    def describe(self, directory: Path, weights: dict[str, Tensor]) -> Description:
+        """`weights` are those of the ImageClassifier; the file has the network's own names, as timm and torchvision use
+        them.
+        """
+        architecture = self._architecture()
+        network = {
+            name.removeprefix("network."): value.float() if value.is_floating_point() else value
+            for name, value in weights.items()
+        }
+        safetensors.torch.save_file(network, directory / WEIGHTS, metadata={"format": "pt"})
+        arguments = asdict(architecture)
+        name = str(arguments.pop("name"))
+        preprocess = {"mean": self._dataset.mean, "std": self._dataset.std, "imageSize": architecture.image_size}
+        channels, height, width = self._dataset.held_out.images.shape[1:]
+        classes = len(self._dataset.labels)
+        return Description(
+            task="image-classification",
+            architecture=Architecture(name=name, config=arguments),
+            weights=[WEIGHTS],
+            preprocess=preprocess,
+            labels=self._dataset.labels,
+            inputs=[TensorSpec(name="image", datatype="FP32", shape=[-1, channels, height, width])],
+            outputs=[TensorSpec(name=n, datatype="FP32", shape=[-1, classes]) for n in ("logits", "probabilities")],
+            golden=[self._golden(ServedImageClassifier(_load(architecture, preprocess, [directory / WEIGHTS])))],
+        )
+
+    def _golden(self, model: ServedImageClassifier) -> Golden:
+        inputs = {"image": self._dataset.held_out.images[:_GOLDEN_SAMPLES].float() / 255}
+        return Golden(inputs=_values(inputs), outputs=_values(model(inputs)))
+
+    def _architecture(self) -> ImageArchitecture:
+        parameters = self._parameters
+        return ImageArchitecture(
+            name=parameters.architecture,
+            channels=self._dataset.train.images.shape[1],
+            classes=len(self._dataset.labels),
+            image_size=parameters.image_size,
+            small_input_stem=parameters.small_input_stem,
+            dropout=parameters.dropout,
+        )
+
+
+class ServedImageClassifier:
+    """Pixels in 0..1 -> logits and probabilities."""
+
+    def __init__(self, model: ImageClassifier) -> None:
+        self._model = model.eval()
+
+    @torch.inference_mode()
+    def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"image": (B, C, H, W)} -> {"logits": (B, K), "probabilities": (B, K)}"""
+        logits = self._model(inputs["image"])
+        return {"logits": logits, "probabilities": logits.softmax(dim=1)}
+
+
+def build_task(config: TrainingConfig) -> ImageClassificationTask:
+    """The task of a configuration."""
+    return ImageClassificationTask(config)
+
+
+def build_served_model(artifact: Artifact) -> ServedImageClassifier:
+    """Load the weights. Raises ArtifactInvalid when they do not fit the architecture."""
+    manifest = artifact.manifest
+    try:
+        architecture = ImageArchitecture(name=manifest.architecture.name, **manifest.architecture.config)
+        return ServedImageClassifier(_load(architecture, manifest.preprocess, artifact.weights))
+    except (TypeError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ArtifactInvalid(
+            f"{artifact.path}: the weights do not make a {manifest.architecture.name}: {error}"
+        ) from None
+
+
+def _build(architecture: ImageArchitecture, mean: list[float], std: list[float]) -> ImageClassifier:
+    model = ImageClassifier(build_network(architecture), image_size=architecture.image_size, mean=mean, std=std)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _load(architecture: ImageArchitecture, preprocess: dict[str, Any], files: list[Path]) -> ImageClassifier:
+    model = _build(architecture, preprocess["mean"], preprocess["std"])
+    weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
+    model.network.load_state_dict(weights)
+    return model
+
+
+def _load_initial(network: nn.Module, uri: str) -> None:
+    """Start from another training's artifact of the same architecture; a head for other classes stays random."""
+    try:
+        artifact = read_artifact(Path(unquote(urlparse(uri).path)))
+        weights = {n: v for file in artifact.weights for n, v in safetensors.torch.load_file(file).items()}
+    except (ArtifactError, SafetensorError) as error:
+        raise DataError(f"model.uri: {error}") from None
+    own = network.state_dict()
+    fitting = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
+    # The head is the last weight and bias; anything else that differs means another network.
+    left = [name for name in own if name not in fitting]
+    if len(left) > 2 or left != list(own)[len(own) - len(left) :]:
+        name = artifact.manifest.architecture.name
+        raise DataError(
+            f"model.uri: the weights of {name} do not fit this network; {len(left)} tensors differ, first {left[0]}"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def _values(tensors: dict[str, Tensor]) -> list[TensorValue]:
+    return [
+        TensorValue(name=name, datatype="FP32", shape=list(value.shape), data=value.tolist())
+        for name, value in tensors.items()
+    ]

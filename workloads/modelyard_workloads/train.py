@@ -1,0 +1,107 @@
+"""One rank of a training: `python -m modelyard_workloads.train`, started by the launcher (or by torchrun).
+
+SIGTERM before the ranks have met ends the process at once, since nothing can be lost yet; afterwards it sets a flag,
+and the ranks agree on the step after which they save and stop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+from modelyard_workloads import config as configuration
+from modelyard_workloads.exits import CHECKPOINTED, FAILURE, SUCCESS, ExitError
+from modelyard_workloads.metrics import EVENTS_VARIABLE, Reporter
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StopFlag:
+    """Set by SIGTERM; the loop looks at it between two steps."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def install(self) -> None:
+        """From now on SIGTERM asks for a stop. Ctrl-C reaches the launcher too, which forwards it as SIGTERM."""
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def __call__(self) -> bool:
+        """Was a stop asked for?"""
+        return self._set
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        self._set = True
+
+
+def main() -> int:
+    """Train; the exit code says how it ended (see exits.py)."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if EVENTS_VARIABLE in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _die_with_launcher()
+    rank = os.environ.get("RANK", "0")
+    reporter = Reporter(rank=int(rank) if rank.isdecimal() else 0)
+    try:
+        return _train(reporter)
+    except ExitError as error:
+        reporter.failure(exitCode=error.code, exceptionType=type(error).__name__, message=str(error))
+        sys.stderr.write(f"error: {error}\n")
+        return error.code
+    except BaseException as error:
+        traceback.print_exc()
+        reporter.failure(exitCode=FAILURE, **_describe(error))
+        return FAILURE
+
+
+def _train(reporter: Reporter) -> int:
+    config = configuration.load()
+    # torch takes seconds to import; a wrong configuration should not.
+    from modelyard_workloads.distributed import RankInfo, Ranks
+    from modelyard_workloads.loop import Stopped, train
+    from modelyard_workloads.randomness import make_deterministic
+    from modelyard_workloads.tasks import build_task
+
+    make_deterministic()
+    ranks = Ranks(RankInfo.from_environment(os.environ))
+    configuration.check_batch_size(config, ranks.world_size)
+    task = build_task(config)
+    ranks.start()
+    stop = StopFlag()
+    stop.install()
+    try:
+        result = train(task, config, ranks, reporter, stop)
+    except Stopped as stopped:
+        if ranks.is_main:
+            reporter.event("stopped", step=stopped.step)
+        ranks.stop()
+        return CHECKPOINTED
+    if ranks.is_main:
+        reporter.event("result", **result)
+    ranks.stop()
+    return SUCCESS
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    from modelyard_workloads.distributed import peer_lost
+
+    lost = peer_lost(error)
+    if lost is not None:
+        return {"exceptionType": type(lost).__name__, "message": str(lost), "reason": "PeerLost"}
+    return {"exceptionType": type(error).__name__, "message": str(error) or repr(error)}
+
+
+def _die_with_launcher() -> None:
+    """When the launcher is killed, its ranks must not train on as orphans; Linux only, elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
