@@ -31,6 +31,15 @@ _EXPECTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
+_TYPES: dict[type, str] = {
+    bool: "a truth value",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -101,7 +110,7 @@ def _quote_hint(kind: str, value: Any) -> str:
 def _shown(value: Any, location: Location) -> str:
     """The value as the user wrote it, shortened; environment variables may be secret and are never shown."""
     if "env" in location or not isinstance(value, (str, int, float, bool)):
-        return {dict: "an object", list: "a list", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
+        return _TYPES.get(type(value), type(value).__name__)
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -153,8 +162,7 @@ def unsupported(value: Model, root: str) -> Iterator[Issue]:
             if not_yet.refuses(item):
                 yield Issue(path, "not supported yet; remove it")
         elif supported is not None and item not in supported.values:
-            choices = ", ".join(str(v) for v in supported.values if v)
-            yield Issue(path, f"`{item}` is not supported yet; write {choices}")
+            yield Issue(path, supported.refusal(item))
         else:
             yield from _unsupported_inside(item, path)
 

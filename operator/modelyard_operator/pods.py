@@ -256,7 +256,10 @@ _VOLUMES_FREE = Rule(
 )
 
 
-class PodOptions(Model, json_schema_extra=cel(_MOUNTS_KNOWN, _MOUNTS_FREE, _VOLUMES_FREE)):
+POD_RULES = (_MOUNTS_KNOWN, _MOUNTS_FREE, _VOLUMES_FREE)
+
+
+class PodOptions(Model, json_schema_extra=cel(*POD_RULES)):
     """What may be said about the pods."""
 
     labels: Labels = {}

@@ -178,6 +178,11 @@ class Supported:
     """A field of which only some values work in this version; the others are refused by the operator."""
 
     values: tuple[Any, ...]
+    otherwise: str = "`{value}` is not supported yet; write {choices}"
+
+    def refusal(self, value: Any) -> str:
+        """What is said of another value."""
+        return self.otherwise.format(value=value, choices=" or ".join(str(v) for v in self.values if v))
 
 
 def _quantity_text(value: Any) -> Any:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelyard_operator.parsing import parse_object
-from modelyard_operator.pods import Env, LabelName, PodOptions, Resources
+from modelyard_operator.pods import POD_RULES, Env, LabelName, PodOptions, Resources
 from modelyard_operator.schema import Matches, Model, NotYet, Quantity, Rule, Supported, cel, has_text
-from modelyard_operator.service.checks import SOURCE_SCHEMES, check
+from modelyard_operator.service.checks import RESERVED_ENV_PREFIXES, SOURCE_SCHEMES, check
 from modelyard_operator.service.traffic_spec import Auth, Drain, Limits, Rollout, Route
 from modelyard_operator.uris import uri_form
 
@@ -50,13 +50,21 @@ class ServedModel(Model):
     """The model's name in URLs; the ModelService's own name if empty."""
     source: Source
     """Where the model is."""
-    digest: Annotated[str, Matches(r"|sha256:[0-9a-f]{64}", "write sha256: and 64 hexadecimal digits", 71)] = ""
+    digest: Annotated[str, Matches(r"|sha256:[0-9a-f]{64}", "write sha256:<64 hexadecimal digits>", 71)] = ""
     """The digest that the artifact must have; if empty, the one that the training published."""
     secret_ref: Annotated[str, NotYet()] = ""
     """The Secret with credentials for the URI."""
 
 
-class Predictor(PodOptions):
+_SERVER_ENV_IS_OURS = Rule(
+    "!has(self.env) || self.env.all(e, "
+    + " && ".join(f"!e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
+    + ")",
+    f"env names beginning with {' or '.join(RESERVED_ENV_PREFIXES)} are set by the operator; remove them",
+)
+
+
+class Predictor(PodOptions, json_schema_extra=cel(*POD_RULES, _SERVER_ENV_IS_OURS)):
     """The server's pods. Image and command are the runtime's own if empty."""
 
     image: Annotated[str, Field(max_length=1024)] = ""
@@ -137,7 +145,11 @@ class ModelServiceSpec(Model):
 
     model: ServedModel
     """What is served."""
-    runtime: Annotated[str, Supported(("builtin",)), Field(max_length=63)] = "builtin"
+    runtime: Annotated[
+        str,
+        Supported(("builtin",), "no runtime profile named {value}; not supported yet, write {choices}"),
+        Field(max_length=63),
+    ] = "builtin"
     """The server: builtin. Not supported yet: the name of a runtime profile."""
     predictor: Predictor = Predictor()
     """The server's pods."""
