@@ -1,0 +1,56 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+# the local cluster needs no virtual environment: only a Python, 3.11 or newer
+PYTHON ?= python3
+VENV := .venv
+LOCALCLUSTER := PYTHONPATH=tests $(PYTHON) -m localcluster
+PYTEST := $(VENV)/bin/pytest
+PURE_TESTS := tests/operator tests/contract tests/workloads
+CLUSTER_TESTS := tests/cluster
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(VENV)/.made-from-pyproject ## make the virtual environment with everything for development
+$(VENV)/.made-from-pyproject: pyproject.toml
+	$(PYTHON) -c 'import ensurepip' || apt-get install --yes --quiet python3-venv  # Debian ships it apart
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.PHONY: cluster
+cluster: ## bring up a local Kubernetes cluster (kind, or a node of its own); prints what to eval
+	@$(LOCALCLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## stop the local cluster; fails if anything of it is left on the machine
+	@$(LOCALCLUSTER) down
+
+.PHONY: cluster-purge
+cluster-purge: ## stop it, and remove its binaries, images and build caches
+	@$(LOCALCLUSTER) purge
+
+.PHONY: images
+images: ## build both images into the local cluster, if their inputs changed
+	@$(LOCALCLUSTER) images
+
+.PHONY: lint
+lint: venv ## ruff (rules and format) and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy operator workloads tests
+
+.PHONY: test
+test: ## lint and all tests; the cluster and the images are prepared meanwhile
+	@PYTHON=$(PYTHON) tests/run.sh
+
+.PHONY: test-pure
+test-pure: venv ## the tests that need no cluster
+	$(PYTEST) $(PURE_TESTS)
+
+.PHONY: test-cluster
+test-cluster: venv cluster images ## the tests on the local cluster
+	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)

@@ -1,0 +1,114 @@
+"""Things that only the scheduler believes in: GPUs on the real node, and whole nodes played by kwok."""
+
+import concurrent.futures
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from localcluster import components, golang, processes, settings, stages
+from localcluster.api import Api, ApiError
+from localcluster.layout import NODE_NAME, Layout
+from localcluster.progress import say, step
+
+GPU = "nvidia.com/gpu"
+THREADS = 8
+NODES = "/api/v1/nodes"
+PODS = "/api/v1/pods"
+KWOK_LABEL = {"type": "kwok"}
+KWOK_TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
+KWOK_CAPACITY = {"cpu": "64", "memory": "256Gi", "pods": "200", GPU: "8"}
+
+
+def set_gpus(layout: Layout, count: int) -> None:
+    """Give the real node `count` GPUs (0 takes them away). Pods that ask for them are placed, and find no device."""
+    known = settings.load(layout)
+    known.gpus = count
+    settings.save(layout, known)
+    _patch_gpus(layout, count)
+
+
+def restore_gpus(layout: Layout) -> None:
+    """After a start of the kubelet: the GPUs that were asked for before it."""
+    count = settings.load(layout).gpus
+    if count:
+        _patch_gpus(layout, count)
+
+
+def _patch_gpus(layout: Layout, count: int) -> None:
+    value = str(count) if count else None
+    status = {"capacity": {GPU: value}, "allocatable": {GPU: value}}
+    Api(layout).patch(f"{NODES}/{NODE_NAME}/status", {"status": status})
+
+
+def set_kwok_nodes(layout: Layout, count: int) -> None:
+    """Have exactly `count` fake nodes, kwok-0 on, and the controller that plays them while there are any."""
+    wanted = {f"kwok-{number}" for number in range(count)}
+    present = set(kwok_nodes(layout))
+    if count:
+        golang.build(layout, (golang.KWOK,))
+        (layout.config / "kwok.yaml").write_text(stages.config())
+        processes.start(layout, components.kwok(layout))
+    with step(f"going from {len(present)} to {count} fake nodes"):
+        _each(layout, wanted - present, lambda api, name: api.create(NODES, node(name)))
+        _remove_nodes(layout, present - wanted)
+    if not count:
+        processes.stop(layout, ["kwok"])
+
+
+def node(name: str) -> dict[str, Any]:
+    """A fake node: kwok's stages make it Ready; the taint keeps pods away that do not tolerate it."""
+    labels = {**KWOK_LABEL, "kubernetes.io/hostname": name, "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+        "spec": {"taints": [KWOK_TAINT]},
+        "status": {"capacity": KWOK_CAPACITY, "allocatable": KWOK_CAPACITY},
+    }
+
+
+def kwok_nodes(layout: Layout) -> list[str]:
+    listed = Api(layout).get(f"{NODES}?labelSelector=type%3Dkwok")
+    return [item["metadata"]["name"] for item in listed["items"]]
+
+
+def _remove_nodes(layout: Layout, names: set[str]) -> None:
+    if not names:
+        return
+    pods = [
+        f"/api/v1/namespaces/{item['metadata']['namespace']}/pods/{item['metadata']['name']}"
+        for item in Api(layout, timeout=60).get(PODS)["items"]
+        if item["spec"].get("nodeName") in names
+    ]
+    if pods:
+        say(f"deleting {len(pods)} pods of the nodes to be removed")
+    _each(layout, pods, lambda api, path: _gone(api, path, 0))
+    _each(layout, names, lambda api, name: _gone(api, f"{NODES}/{name}", None))
+
+
+def _gone(api: Api, path: str, grace_seconds: int | None) -> None:
+    try:
+        api.delete(path, grace_seconds)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+
+
+def _each(layout: Layout, items: Iterable[str], action: Callable[[Api, str], object]) -> None:
+    """The action for every item, on a few threads, each with a connection of its own."""
+    local = threading.local()
+
+    def call(item: str) -> None:
+        if not hasattr(local, "api"):
+            local.api = Api(layout)
+        action(local.api, item)
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        for future in [pool.submit(call, item) for item in sorted(items)]:
+            future.result()
+
+
+def describe(layout: Layout) -> str:
+    """One line of JSON: how many fake GPUs and nodes there are now."""
+    return json.dumps({"gpus": settings.load(layout).gpus, "kwokNodes": len(kwok_nodes(layout))})

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# `make test`: lint and the pure tests, while the cluster and the images are prepared in the background; then the tests
+# on the cluster. Everything runs even if something before it failed; the exit status is 1 if anything did.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+preparation_log=$(mktemp)
+localcluster() { PYTHONPATH=tests "${PYTHON:-python3}" -m localcluster "$@"; }
+prepare() { localcluster up && localcluster images; }
+prepare >"$preparation_log" 2>&1 &
+preparation=$!
+trap 'kill "$preparation" 2>/dev/null; rm -f "$preparation_log"' EXIT
+
+failed=()
+attempt() { # NAME COMMAND…
+  local name=$1
+  shift
+  printf '\n=== %s\n' "$name"
+  "$@" || failed+=("$name")
+}
+
+attempt "virtual environment" make --no-print-directory venv
+attempt "lint" make --no-print-directory lint
+attempt "tests without a cluster" make --no-print-directory test-pure
+
+printf '\n=== preparation of the cluster and the images\n'
+if wait "$preparation"; then
+  cat "$preparation_log"
+  eval "$(localcluster env)"
+  attempt "tests on the cluster" .venv/bin/pytest tests/cluster
+else
+  cat "$preparation_log"
+  failed+=("preparation of the cluster and the images (so the tests on it did not run)")
+fi
+
+if ((${#failed[@]})); then
+  printf '\nfailed: %s\n' "${failed[@]}"
+  exit 1
+fi
+printf '\nall passed; the cluster stays up for the next run (make cluster-down ends it)\n'
