@@ -33,6 +33,7 @@ from modelyard_operator.workqueue import WorkQueue
 log = logging.getLogger("modelyard_operator")
 
 LABEL_ROLE = f"{GROUP}/role"
+START_TRIES = 30
 
 
 def main() -> None:
@@ -140,14 +141,20 @@ async def _label(cluster: Cluster, chosen: Settings, pod: str, role: str | None)
 
 
 async def _check_crds(cluster: Cluster, chosen: Settings) -> None:
+    """Both kinds are served, or the process ends with a word on what to install. A busy server is waited for."""
     namespace = chosen.namespaces[0] if chosen.namespaces else None
     for kind in (TRAINING, SERVICE):
-        try:
-            await cluster.list(kind, namespace, metadata_only=True)
-        except ApiError as error:
-            if error.not_found:
-                log.error("the CustomResourceDefinition of %s is not installed: kubectl apply -f manifests/crds", kind)
-            raise
+        for left in reversed(range(START_TRIES)):
+            try:
+                await cluster.list(kind, namespace, metadata_only=True)
+                break
+            except ApiError as error:
+                if error.not_found:
+                    log.error("the definition of %s is not installed: kubectl apply -f manifests/crds", kind)
+                if error.not_found or error.code in (401, 403) or not left:
+                    raise
+                log.info("%s; trying again", error)
+                await asyncio.sleep(max(1.0, error.retry_after))
 
 
 async def _start_status_server(cluster: Cluster, store: Store, queue: WorkQueue[Key], chosen: Settings) -> Surroundings:

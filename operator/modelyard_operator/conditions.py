@@ -22,7 +22,7 @@ class Conditions:
         self._observed = {c["type"]: c for c in observed}
         self._set: dict[str, Object] = {}
         self._generation = generation
-        self._now = now
+        self.now = now
 
     def set(self, type_: str, status: bool | None, reason: str, message: str = "") -> None:
         """Set one condition. `status` None is "Unknown"."""
@@ -35,7 +35,7 @@ class Conditions:
             "reason": reason,
             "message": message[:MESSAGE_LIMIT],
             "observedGeneration": self._generation,
-            "lastTransitionTime": before["lastTransitionTime"] if same and before else format_time(self._now),
+            "lastTransitionTime": before["lastTransitionTime"] if same and before else format_time(self.now),
         }
 
     def keep(self, *types: str) -> None:

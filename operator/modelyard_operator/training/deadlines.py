@@ -26,7 +26,7 @@ def exceeded(
 ) -> tuple[Failure | None, float | None]:
     """(the failure that a passed deadline is, None) or (None, seconds until the next deadline)."""
     left: list[float] = []
-    for failure, due in (_startup(spec, gang, children), _progress(spec, status, gang, children)):
+    for failure, due in (_startup(spec, gang, children, now), _progress(spec, status, gang, children)):
         if due is None:
             continue
         seconds = (due - now).total_seconds()
@@ -36,12 +36,12 @@ def exceeded(
     return None, min(left, default=None)
 
 
-def _startup(spec: ModelTrainingSpec, gang: Gang, children: Children) -> tuple[Failure, datetime | None]:
+def _startup(spec: ModelTrainingSpec, gang: Gang, children: Children, now: datetime) -> tuple[Failure, datetime | None]:
     created = [t for pod in gang.pods.values() if (t := parse_time(pod["metadata"].get("creationTimestamp")))]
     due = None
     if created and gang.started < gang.size:
         due = min(created) + timedelta(seconds=spec.run_policy.startup_deadline_seconds)
-    waiting = waiting_reasons(gang, children.pod_warnings)
+    waiting = waiting_reasons(gang, children.pod_warnings, now)
     reason, text = waiting[0] if waiting else ("", "no reason is known")
     message = f"not all nodes ran within {spec.run_policy.startup_deadline_seconds} s: {text}"
     return Failure(reason=_STARTUP_REASONS.get(reason, "StartupDeadlineExceeded"), message=message), due

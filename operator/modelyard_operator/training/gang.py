@@ -13,6 +13,8 @@ from modelyard_operator.objects import is_owned_by, is_terminating, parse_time
 from modelyard_operator.plan import Object
 
 CONTAINER = "trainer"
+SETTLING_SECONDS = 3.0
+"""How long a pod may be unschedulable before that is reported."""
 
 _SIGNALS = {1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL"}
 _SIGNALS |= {11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}
@@ -183,14 +185,20 @@ def vanished(gang: Gang) -> Failure | None:
     return None
 
 
-def waiting_reasons(gang: Gang, warnings: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Why pods of the gang do not run yet: (reason, message), from the scheduler, the kubelet and its Events."""
+def waiting_reasons(gang: Gang, warnings: Mapping[str, str], now: datetime) -> list[tuple[str, str]]:
+    """Why pods of the gang do not run yet: (reason, message), from the scheduler, the kubelet and its Events.
+
+    What the scheduler says of a fresh pod is left out: a claim that is just being bound is no news.
+    """
     found: list[tuple[str, str]] = []
     for _, pod in sorted(gang.pods.items()):
         status = pod.get("status") or {}
         name = pod["metadata"]["name"]
         for condition in status.get("conditions") or ():
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                since = parse_time(condition.get("lastTransitionTime")) or now
+                if (now - since).total_seconds() < SETTLING_SECONDS:
+                    continue
                 found.append((condition.get("reason") or "Unschedulable", f"{name}: {condition.get('message', '')}"))
         for container in status.get("containerStatuses") or ():
             waiting = (container.get("state") or {}).get("waiting") or {}

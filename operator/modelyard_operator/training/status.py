@@ -98,8 +98,11 @@ def make_status(
 def _set_conditions(
     marks: Conditions, spec: ModelTrainingSpec, gang: Gang, children: Children, step: Step, before: Object
 ) -> None:
+    now = marks.now
     marks.set("Accepted", True, "Valid", "the spec is valid")
-    waiting = [(_WAITING.get(reason, reason), text) for reason, text in waiting_reasons(gang, children.pod_warnings)]
+    waiting = [
+        (_WAITING.get(reason, reason), text) for reason, text in waiting_reasons(gang, children.pod_warnings, now)
+    ]
     blocked = step.stalled or _refusal(children) or ""
     _set_scheduling(marks, spec, gang, waiting, step)
     active = not step.suspended and step.finished is None and step.restarting is None

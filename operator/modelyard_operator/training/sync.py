@@ -17,6 +17,7 @@ from modelyard_operator.refusal import refuse
 from modelyard_operator.schema import InvalidSpec
 from modelyard_operator.training import deadlines
 from modelyard_operator.training.gang import (
+    SETTLING_SECONDS,
     Failure,
     Gang,
     classify,
@@ -261,6 +262,7 @@ def _active(
         if not is_terminating(pod)
     )
     urgency = urgency_of(before, status)
+    settling = SETTLING_SECONDS if len(gang.pods) > gang.scheduled else None
     running = conditions.is_true(status, "Running") and not conditions.is_true(before, "Running")
     started = Event(reason="Running", message=f"attempt {gang.attempt}: {gang.size} of {gang.size} nodes run")
     return Plan(
@@ -270,7 +272,7 @@ def _active(
         create=() if pause else tuple(missing),
         delete=_deletions(gang.stale, FAILED_GANG_GRACE_SECONDS),
         events=(started,) if running else (),
-        requeue_after=min((s for s in (wait, pause) if s), default=None),
+        requeue_after=min((s for s in (wait, pause, settling) if s), default=None),
     )
 
 
