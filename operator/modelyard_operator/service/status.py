@@ -245,7 +245,9 @@ def _model_words(spec: ModelServiceSpec, model: Object | Unresolved) -> str:
 
 
 def urgency_of(before: Object, after: Object) -> Urgency:
-    """Numbers of replicas alone may wait a second for the next; whatever a condition says may not."""
+    """The way to Ready is told within a second, in as few writes as possible; everything else at once."""
     old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions") or ()}
     new = {c["type"]: (c["status"], c["reason"]) for c in after.get("conditions") or ()}
-    return Urgency.NOW if old != new or before.get("phase") != after.get("phase") else Urgency.SOON
+    if after.get("phase") in ("Pending", "Loading") or (old == new and before.get("phase") == after.get("phase")):
+        return Urgency.SOON
+    return Urgency.NOW

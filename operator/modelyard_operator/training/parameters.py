@@ -66,6 +66,8 @@ def _message(error: ValidationError) -> str:
         case "exclusiveMaximum":
             return f"must be less than {wanted}, got {got}"
         case "anyOf" | "oneOf":
-            choices = [_message(inner) for inner in error.context or [] if not inner.relative_path]
-            return "; or ".join(dict.fromkeys(choices)) or error.message
+            inner = [e for e in error.context or [] if not e.relative_path]
+            if inner and all(e.validator == "type" for e in inner):
+                return f"expected {' or '.join(str(e.validator_value) for e in inner)}, got {got}"
+            return "; or ".join(dict.fromkeys(_message(e) for e in inner if e.validator != "type")) or error.message
     return error.message

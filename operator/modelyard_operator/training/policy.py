@@ -76,13 +76,15 @@ def decide(failure: Failure, policy: FailurePolicy, history: History) -> Decisio
     The first restart after progress is immediate; without progress the delay is backoffSeconds, doubled each time.
     """
     rule, action = _match(failure, policy.rules)
+    if failure.reason == "DeadlineExceeded":  # not a failure that a rule could make good: the time is over
+        rule, action = "activeDeadlineSeconds", Action.FAIL
     step = failure.step or 0
     progressed = step > history.best_step
     without_progress = 0 if progressed else history.without_progress
     best = max(step, history.best_step)
     unchanged = History(counted=history.counted, without_progress=without_progress, best_step=best)
     if action is Action.FAIL:
-        return Decision(action=action, rule=rule, why=f"rule {rule} says Fail", history=unchanged)
+        return Decision(action=action, rule=rule, why=f"by rule {rule}", history=unchanged)
     if action is Action.RESTART_UNCOUNTED:
         return Decision(action=action, rule=rule, why="", history=unchanged)
     if history.counted >= policy.max_restarts:

@@ -106,7 +106,7 @@ def _set_conditions(
     blocked = step.stalled or _refusal(children) or ""
     _set_scheduling(marks, spec, gang, waiting, step)
     active = not step.suspended and step.finished is None and step.restarting is None
-    running = active and gang.running == gang.size
+    running = active and gang.running > 0 and gang.running + gang.succeeded == gang.size
     reason = "AllNodesRunning" if running else step.reason or "NodesNotRunning"
     marks.set("Running", running, reason, f"{gang.running} of {gang.size} nodes run")
     marks.set("Suspended", step.suspended, "Suspended" if step.suspended else "NotSuspended")

@@ -207,8 +207,6 @@ def _failed(
         best_step=(before.get("lastFailure") or {}).get("bestStep") or 0,
     )
     decision = decide(failure, spec.failure_policy, history)
-    if failure.reason == "DeadlineExceeded":
-        decision = replace(decision, action=Action.FAIL, rule="activeDeadlineSeconds", why=failure.message)
     where = f"rank {failure.rank} ({failure.pod})" if failure.pod and failure.rank is not None else "the attempt"
     how = f" with exit code {failure.exit_code}" if failure.exit_code is not None else ""
     what = f"attempt {gang.attempt}: {where} failed{how}, {failure.reason}" + (
@@ -217,7 +215,7 @@ def _failed(
     fields = failure_fields(failure, gang.attempt, decision.rule, decision.action.value, now)
     fields["bestStep"] = decision.history.best_step
     if decision.action is Action.FAIL:
-        message = what + (f"; {decision.why}" if decision.why and decision.why != failure.message else "")
+        message = f"{what}; {decision.why}"
         step = Step(finished=False, reason=failure.reason, message=message)
         status = make_status(training, spec, gang, children, step, now) | {"completionTime": format_time(now)}
         event = Event(reason="Failed", message=message, type="Warning")

@@ -1,0 +1,89 @@
+"""What is decided about a failure: one table, a row a case."""
+
+# ruff: noqa: E501 - a row a case
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from modelyard_operator.training.gang import Failure
+from modelyard_operator.training.policy import History, decide
+from modelyard_operator.training.policy_spec import FailurePolicy
+
+RETRY, FREE, FAIL = "Restart", "RestartAndIgnoreMaxRestarts", "Fail"
+
+
+def rule(name: str, action: str, codes: list[int] | None = None, reasons: list[str] | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "action": action, "onReasons": reasons or []}
+    return found | ({"onExitCodes": {"operator": "In", "values": codes}} if codes else {})
+
+
+V1_EXIT_CODES = [
+    {"name": "retryable", "action": RETRY, "onExitCodes": {"operator": "In", "values": list(range(128, 256))}},
+    {"name": "permanent", "action": FAIL, "onExitCodes": {"operator": "NotIn", "values": list(range(128, 256))}},
+]
+NONE: dict[str, Any] = {}
+
+TABLE = [
+    # what failed, the policy, the history -> action, rule, seconds of back-off
+    ("a first crash without progress", Failure(reason="Error", exit_code=1), NONE, History(), RETRY, "default", 10),
+    ("a crash after progress", Failure(reason="Error", exit_code=1, step=5), NONE, History(), RETRY, "default", 0),
+    ("a second crash at the same step", Failure(reason="Error", exit_code=1, step=5), NONE,
+     History(counted=1, without_progress=0, best_step=5), RETRY, "default", 10),
+    ("the back-off doubles", Failure(reason="Error"), NONE, History(counted=2, without_progress=2), RETRY, "default", 40),
+    ("the back-off has an end", Failure(reason="Error"), {"backoffSeconds": 300, "maxNoProgressRestarts": 0, "maxRestarts": 99},
+     History(counted=9, without_progress=9), RETRY, "default", 300),
+    ("the budget is spent", Failure(reason="Error", step=9), NONE, History(counted=3), FAIL, "maxRestarts", 0),
+    ("no budget at all", Failure(reason="Error", step=9), {"maxRestarts": 0}, History(), FAIL, "maxRestarts", 0),
+    ("no progress three times", Failure(reason="Error"), {"maxRestarts": 9},
+     History(counted=3, without_progress=3), FAIL, "maxNoProgressRestarts", 0),
+    ("the breaker is off", Failure(reason="Error"), {"maxRestarts": 9, "maxNoProgressRestarts": 0},
+     History(counted=3, without_progress=3), RETRY, "default", 80),
+    ("a checkpoint on request", Failure(reason="Checkpointed", exit_code=75), NONE, History(counted=3), FREE, "checkpointed", 0),
+    ("a lost node", Failure(reason="NodeLost"), NONE, History(counted=3), FREE, "infrastructure", 0),
+    ("an eviction", Failure(reason="Evicted", exit_code=137), NONE, History(counted=3), FREE, "infrastructure", 0),
+    ("a preemption", Failure(reason="Preempted"), NONE, History(counted=3), FREE, "infrastructure", 0),
+    ("bad usage", Failure(reason="Error", exit_code=64), NONE, History(), FAIL, "configuration", 0),
+    ("bad data", Failure(reason="Error", exit_code=65), NONE, History(), FAIL, "configuration", 0),
+    ("bad configuration", Failure(reason="Error", exit_code=78), NONE, History(), FAIL, "configuration", 0),
+    ("an image that is not there", Failure(reason="ImagePullFailed"), NONE, History(), FAIL, "startup", 0),
+    ("no room for it", Failure(reason="Unschedulable"), NONE, History(), FAIL, "startup", 0),
+    ("out of memory", Failure(reason="OOMKilled", exit_code=137), NONE, History(), RETRY, "default", 10),
+    ("a hang", Failure(reason="Stalled", step=7), NONE, History(), RETRY, "default", 0),
+    ("its time is over", Failure(reason="DeadlineExceeded", step=7), NONE, History(), FAIL, "activeDeadlineSeconds", 0),
+    ("a rule by exit code", Failure(reason="Error", exit_code=3), {"rules": [rule("three", FAIL, [3])]}, History(), FAIL, "three", 0),
+    ("a rule that does not match", Failure(reason="Error", exit_code=4), {"rules": [rule("three", FAIL, [3])]},
+     History(), RETRY, "default", 10),
+    ("a rule before a default", Failure(reason="Error", exit_code=64), {"rules": [rule("again", FREE, [64])]}, History(), FREE, "again", 0),
+    ("a rule by reason", Failure(reason="OOMKilled", exit_code=137), {"rules": [rule("oom", FAIL, None, ["OOMKilled"])]},
+     History(), FAIL, "oom", 0),
+    ("a rule by both, one of them wrong", Failure(reason="Error", exit_code=137),
+     {"rules": [rule("oom", FAIL, [137], ["OOMKilled"])]}, History(), RETRY, "default", 10),
+    ("a rule by exit code and no exit code", Failure(reason="NodeLost"), {"rules": [rule("any", FAIL, [1])]},
+     History(), FREE, "infrastructure", 0),
+    ("the first rule wins", Failure(reason="Error", exit_code=3),
+     {"rules": [rule("one", FREE, [3]), rule("two", FAIL, [3])]}, History(), FREE, "one", 0),
+    ("v1: a permanent exit code", Failure(reason="Error", exit_code=1), {"rules": V1_EXIT_CODES}, History(), FAIL, "permanent", 0),
+    ("v1: a retryable exit code", Failure(reason="Signal", exit_code=137), {"rules": V1_EXIT_CODES}, History(), RETRY, "retryable", 10),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case[0])
+def test_the_decision_about(case: tuple[str, Failure, dict[str, Any], History, str, str, int]) -> None:
+    _, failure, policy, history, action, name, delay = case
+    decision = decide(failure, FailurePolicy.model_validate(policy), history)
+    assert (decision.action.value, decision.rule, decision.delay_seconds) == (action, name, delay)
+
+
+def test_only_counted_restarts_are_counted() -> None:
+    policy = FailurePolicy()
+    counted = decide(Failure(reason="Error"), policy, History()).history
+    assert (counted.counted, counted.without_progress) == (1, 1)
+    free = decide(Failure(reason="NodeLost"), policy, counted).history
+    assert (free.counted, free.without_progress) == (1, 1)
+
+
+def test_progress_resets_the_breaker_and_is_remembered() -> None:
+    after = decide(Failure(reason="Error", step=8), FailurePolicy(), History(without_progress=2, best_step=7)).history
+    assert (after.without_progress, after.best_step) == (0, 8)

@@ -1,0 +1,171 @@
+"""Whole lives of a ModelService as golden traces (see test_training_life.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from modelyard_operator.objects import LABEL_REVISION
+from modelyard_operator.plan import Object
+from modelyard_operator.service.sync import sync
+from simulation import World
+
+TRACES = Path(__file__).parent / "traces"
+DIGEST = "sha256:" + "a" * 64
+
+
+def world(**changes: Any) -> World:
+    spec = {"model": {"source": {"trainingRef": {"name": "digits"}}}, **changes}
+    return World("ModelService", spec, partial(sync, image="modelyard/workloads:test"))
+
+
+def training(digest: str = DIGEST, *, phase: str = "Succeeded", message: str = "") -> Object:
+    done = phase in ("Succeeded", "Failed")
+    conditions = [
+        {"type": "Finished", "status": str(done), "message": message},
+        {"type": "Succeeded", "status": str(phase == "Succeeded")},
+    ]
+    artifact = {"name": "best", "step": 9, "uri": f"pvc://digits-output/{digest[7:10]}", "digest": digest}
+    status = {"phase": phase, "conditions": conditions, "artifacts": [artifact] if phase == "Succeeded" else []}
+    return {"kind": "ModelTraining", "metadata": {"name": "digits", "namespace": "ns"}, "status": status}
+
+
+def available(w: World, revision: str | None = None) -> None:
+    """The Deployment controller reports all replicas of a revision available."""
+    for (kind, name), deployment in w.objects.items():
+        if kind == "Deployment" and (revision is None or name.endswith(revision)):
+            replicas = deployment["spec"]["replicas"]
+            counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+            deployment["status"] = dict.fromkeys(counts, replicas)
+    w.trace.append("-- servers: available")
+
+
+def serves(w: World) -> None:
+    w.training = training()
+    w.settle()
+    available(w)
+    w.settle()
+
+
+def waits_for_its_training(w: World) -> None:
+    w.settle()
+    w.training = training(phase="Running")
+    w.trace.append("-- training: running")
+    w.settle()
+    w.trace.append("-- training: succeeded")
+    serves(w)
+
+
+def rolls_out_an_edit(w: World) -> None:
+    serves(w)
+    w.edit(batching={"maxBatchSize": 8})
+    w.settle()
+    available(w)
+    w.settle()
+
+
+def keeps_serving_while_the_new_revision_fails(w: World) -> None:
+    serves(w)
+    w.edit(batching={"maxBatchSize": 8})
+    w.settle()
+    revision = w.status["latestCreatedRevision"]
+    crashed = {"exitCode": 65, "message": '{"failure": {"reason": "GoldenMismatch", "message": "logits differ"}}'}
+    status = {"phase": "Running", "containerStatuses": [{"name": "server", "lastState": {"terminated": crashed}}]}
+    labels = {LABEL_REVISION: revision}
+    meta = {"name": f"demo-{revision}-x", "namespace": "ns", "uid": "p", "labels": labels}
+    w.objects["Pod", meta["name"]] = {"kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
+    w.settle()
+    assert w.condition("Ready")["status"] == "True"
+    assert w.condition("Validated")["reason"] == "GoldenMismatch"
+    assert w.status["traffic"][0]["revisionName"] != revision
+
+
+def follows_its_training(w: World) -> None:
+    serves(w)
+    w.training = training("sha256:" + "b" * 64)
+    w.trace.append("-- training: another artifact")
+    w.settle()
+    available(w)
+    w.settle()
+
+
+def is_suspended(w: World) -> None:
+    serves(w)
+    w.edit(suspend=True)
+    w.settle()
+
+
+def refuses_a_failed_training(w: World) -> None:
+    w.training = training(phase="Failed", message="out of memory")
+    w.settle()
+
+
+LIVES = [
+    serves,
+    waits_for_its_training,
+    rolls_out_an_edit,
+    keeps_serving_while_the_new_revision_fails,
+    is_suspended,
+    refuses_a_failed_training,
+]
+
+
+@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
+def test_a_service_that(life: Callable[[World], None]) -> None:
+    w = world()
+    life(w)
+    ready = w.condition("Ready")
+    tail = f"== {w.status['phase']}; {ready['reason']}: {ready['message']}"
+    path = TRACES / f"service_{life.__name__}.golden"
+    text = "\n".join([*w.trace, tail]) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+    assert w.plan().status == w.status, "a quiet world is left alone"
+
+
+def test_a_pinned_service_stays_with_its_artifact_until_it_is_edited() -> None:
+    w = world()
+    follows_its_training(w)
+    assert w.status["model"]["digest"] == DIGEST
+    w.edit(replicas=2)
+    w.settle()
+    assert w.status["model"]["digest"] == "sha256:" + "b" * 64
+
+
+def test_a_following_service_makes_a_revision_of_each_artifact() -> None:
+    w = world(model={"source": {"trainingRef": {"name": "digits", "policy": "Follow"}}})
+    follows_its_training(w)
+    assert w.status["model"]["digest"] == "sha256:" + "b" * 64
+    assert len([kind for kind, _ in w.objects if kind == "Deployment"]) == 1
+
+
+def test_scaling_and_limits_make_no_new_revision() -> None:
+    w = world()
+    serves(w)
+    revision = w.status["latestReadyRevision"]
+    w.edit(replicas=3, limits={"maxQueue": 7}, drain={"preStopSeconds": 1})
+    w.settle()
+    assert w.status["latestCreatedRevision"] == revision
+    assert w.objects["Deployment", f"demo-{revision}"]["spec"]["replicas"] == 3
+
+
+def test_a_required_digest_must_be_the_trainings() -> None:
+    w = world(model={"source": {"trainingRef": {"name": "digits"}}, "digest": "sha256:" + "f" * 64})
+    w.training = training()
+    w.settle()
+    assert w.condition("ModelResolved")["reason"] == "DigestMismatch"
+    assert not [kind for kind, _ in w.objects if kind == "Deployment"]
+
+
+def test_the_deployments_of_a_newer_spec_are_left_alone() -> None:
+    w = world()
+    serves(w)
+    stale = dict(w.parent)
+    w.edit(batching={"maxBatchSize": 8})
+    w.settle()
+    assert not sync(stale, w.children(), w.now, "modelyard/workloads:test").delete
