@@ -24,10 +24,11 @@ def _validator(task: str) -> Draft202012Validator:
 
 def parameter_issues(task: str, parameters: Mapping[str, Any], path: str) -> Iterator[Issue]:
     """Every issue of a builtin trainer's parameters."""
-    for error in sorted(
-        _validator(task).iter_errors(parameters), key=lambda e: [str(step) for step in e.absolute_path]
-    ):
-        yield from _issues(error, path)
+    found = sorted(_validator(task).iter_errors(parameters), key=lambda e: [str(step) for step in e.absolute_path])
+    wrong_type = {tuple(error.absolute_path) for error in found if error.validator == "type"}
+    for error in found:
+        if error.validator == "type" or tuple(error.absolute_path) not in wrong_type:
+            yield from _issues(error, path)
 
 
 def _issues(error: ValidationError, root: str) -> Iterator[Issue]:
