@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modelyard_workloads.exits import PeerLost, PodError
+from modelyard_workloads.hardware import available_cores
 
 STARTUP_SECONDS = 300.0
 # What the libraries say when the other end went away; the cause is in the other rank's log.
@@ -180,16 +180,6 @@ def peer_lost(error: BaseException) -> PeerLost | None:
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_LOST):
         return PeerLost(str(error).splitlines()[0])
     return None
-
-
-def available_cores() -> int:
-    """CPU cores this container may use: the affinity mask, lowered by the cgroup's quota, at least 1."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _wait_for_name(host: str) -> None:

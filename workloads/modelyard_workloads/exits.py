@@ -53,5 +53,9 @@ class PodError(ExitError):
     code = BAD_ENVIRONMENT
 
 
+class CheckpointFailed(ExitError):
+    """A checkpoint that was needed (the pod is being stopped) could not be written."""
+
+
 class PeerLost(RuntimeError):
     """A collective failed because another rank is gone: the consequence of a failure, not its cause."""

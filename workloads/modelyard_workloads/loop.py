@@ -45,9 +45,14 @@ class LoopState:
     """Where the loop is; exactly this is saved under `loop`."""
 
     step: int = 0  # optimizer steps done
+    loss: float | None = None  # the latest one that was averaged over the ranks
     metrics: dict[str, float] = field(default_factory=dict)  # of the latest evaluation
     best_step: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
+
+    def all_metrics(self) -> dict[str, float]:
+        """The latest loss and evaluation together."""
+        return ({} if self.loss is None else {"loss": self.loss}) | self.metrics
 
 
 class Diverged(RuntimeError):
@@ -190,14 +195,15 @@ def train(
     while state.step < training.total_steps:
         batch = watch.wait_for(training.data)
         loss = training.step(model, batch)
+        watch.count()
         if watch.evaluation_due():
             watch.evaluated(training.evaluate(ranks))
         watch.report(loss)
         stop, save = ranks.agree(stop_requested(), outputs.due(state.step, training.total_steps))
         if stop or save:
-            watch.check(loss)
+            watch.saving(loss)
             outputs.save(state.step, training.sections(ranks), required=stop)
-            watch.restart()
+            watch.saved()
         if stop and state.step < training.total_steps:
             raise Stopped(state.step)
 
@@ -205,7 +211,7 @@ def train(
         "step": state.step,
         "totalSteps": training.total_steps,
         "epoch": training.epoch + 1,
-        "metrics": watch.texts(),
+        "metrics": {name: f"{value:.6g}" for name, value in state.all_metrics().items()},
         "artifacts": outputs.publish(task, training.candidates()),
     }
 
@@ -218,7 +224,6 @@ class _Watch:
         self._parameters = config.parameters
         self._ranks = ranks
         self._reporter = reporter
-        self._metrics: dict[str, float] = dict(training.state.metrics)
         self._meter = Meter()
         self._reported = time.perf_counter()
         self._waited = 0.0
@@ -242,16 +247,18 @@ class _Watch:
 
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Report an evaluation."""
-        self._metrics |= metrics
         self._reporter.event(
             "evaluation", step=self._training.state.step, epoch=self._training.epoch + 1, metrics=metrics
         )
         self._meter.restart()
 
-    def report(self, loss: Tensor) -> None:
-        """Count the step; say something when a line is due, or when the launcher has not heard for a second."""
-        step = self._training.state.step
+    def count(self) -> None:
+        """One more step is done."""
         self._meter.count(self._parameters.batch_size, self._waited)
+
+    def report(self, loss: Tensor) -> None:
+        """Say something when a line is due, or when the launcher has not heard for a second."""
+        step = self._training.state.step
         line = step % self._parameters.log_every_steps == 0 or step == self._training.total_steps
         if line:
             self.check(loss)
@@ -264,15 +271,16 @@ class _Watch:
         if not math.isfinite(value):
             step = self._training.state.step
             raise Diverged(f"the loss is {value} at step {step}: lower learningRate or set clipGradientNorm")
-        self._metrics["loss"] = value
+        self._training.state.loss = value
 
-    def restart(self) -> None:
-        """Do not take a pause for slow steps."""
+    def saving(self, loss: Tensor) -> None:
+        """A checkpoint follows, if the loss is worth one."""
+        self.check(loss)
+        self._send("save", line=False)
+
+    def saved(self) -> None:
+        """Do not take the pause for slow steps."""
         self._meter.restart()
-
-    def texts(self) -> dict[str, str]:
-        """The latest metrics as the status shows them."""
-        return {name: f"{value:.6g}" for name, value in self._metrics.items()}
 
     def _send(self, phase: str, *, line: bool) -> None:
         training = self._training
@@ -281,7 +289,7 @@ class _Watch:
             totalSteps=training.total_steps,
             epoch=training.epoch + 1,
             phase=phase,
-            metrics=dict(self._metrics),
+            metrics=training.state.all_metrics(),
             learningRate=training.schedule.learning_rate(max(0, training.state.step - 1)),
             **self._meter.latest(),
         )

@@ -22,7 +22,7 @@ from modelyard_workloads.checkpoint import CheckpointStore, Run, decode
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.durable import Fence, canonical_json
-from modelyard_workloads.exits import DataError, PodError
+from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.tasks.base import Task
 
@@ -119,7 +119,7 @@ class Outputs:
             self._saved_at = time.monotonic()
         (failed,) = self._ranks.agree(bool(problem))
         if failed and required:
-            raise PodError(problem or "rank 0 could not write the checkpoint")
+            raise CheckpointFailed(problem or "rank 0 could not write the checkpoint")
 
     def publish(self, task: Task, candidates: list[Published]) -> list[dict[str, Any]]:
         """Write the artifacts; rank 0 returns their entries for the status, the others wait and return none."""

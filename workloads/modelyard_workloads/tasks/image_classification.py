@@ -104,10 +104,7 @@ class ImageClassificationTask:
         them.
         """
         architecture = self._architecture()
-        network = {
-            name.removeprefix("network."): value.float() if value.is_floating_point() else value
-            for name, value in weights.items()
-        }
+        network = {name.removeprefix("network."): _plain(value) for name, value in weights.items()}
         safetensors.torch.save_file(network, directory / WEIGHTS, metadata={"format": "pt"})
         arguments = asdict(architecture)
         name = str(arguments.pop("name"))
@@ -200,6 +197,12 @@ def _load_initial(network: nn.Module, uri: str) -> None:
             f"model.uri: the weights of {name} do not fit this network; {len(left)} tensors differ, first {left[0]}"
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A copy as it is stored: on the CPU, float32 where it is floating point, in the plain memory layout."""
+    value = value.detach().to("cpu", copy=True).contiguous()
+    return value.float() if value.is_floating_point() else value
 
 
 def _values(tensors: dict[str, Tensor]) -> list[TensorValue]:
