@@ -86,9 +86,10 @@ async def _until_one_ends(parts: list[Coroutine[Any, Any, None]], stop: asyncio.
     tasks = [asyncio.create_task(part) for part in parts]
     stopping = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-    code = 0 if stopping in done else 1
-    for task in done - {stopping}:
-        error = task.exception()
+    # kopf ends by the same event, and cancels what it does not know when it does.
+    code = 0 if stop.is_set() else 1
+    for task in done - {stopping} if code else ():
+        error = None if task.cancelled() else task.exception()
         if isinstance(error, LeadershipLost):
             # Nothing may be written any more, not even by requests under way: end without unwinding.
             log.error("%s", error)

@@ -27,6 +27,11 @@ MAX_IN_FLIGHT = 48
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=3)
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_HEADERS = {
+    "Accept": "application/json",
+    "Content-Type": "application/json",
+    "User-Agent": "modelyard-operator",  # so that an audit log tells our requests from everybody else's
+}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -118,7 +123,7 @@ class Cluster:
         return list(body.get("items") or ())
 
     async def create(self, body: Object, namespace: str | None = None) -> Object:
-        namespace = namespace or body["metadata"].get("namespace")
+        namespace = namespace or body.get("metadata", {}).get("namespace")
         return await self._request(
             "POST", _path(body["kind"], namespace), body=body, query={"fieldManager": FIELD_MANAGER}
         )
@@ -169,7 +174,7 @@ class Cluster:
         headers: Mapping[str, str] | None = None,
     ) -> Object:
         url = f"{self._host}{path}" + (f"?{urlencode(query)}" if query else "")
-        sent: dict[str, str] = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
+        sent: dict[str, str] = {**_HEADERS, **(headers or {})}
         started = monotonic()
         code = 0
         try:

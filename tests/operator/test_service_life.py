@@ -76,7 +76,7 @@ def keeps_serving_while_the_new_revision_fails(w: World) -> None:
     crashed = {"exitCode": 65, "message": '{"failure": {"reason": "GoldenMismatch", "message": "logits differ"}}'}
     status = {"phase": "Running", "containerStatuses": [{"name": "server", "lastState": {"terminated": crashed}}]}
     labels = {LABEL_REVISION: revision}
-    meta = {"name": f"demo-{revision}-x", "namespace": "ns", "uid": "p", "labels": labels}
+    meta: Object = {"name": f"demo-{revision}-x", "namespace": "ns", "uid": "p", "labels": labels}
     w.objects["Pod", meta["name"]] = {"kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
     w.settle()
     assert w.condition("Ready")["status"] == "True"
