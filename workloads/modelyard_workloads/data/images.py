@@ -23,12 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from modelyard_workloads.config import ImageClassificationParameters
+from modelyard_workloads.data.digits import CLASSES, held_out_mask, load_digits
 from modelyard_workloads.data.order import DataOrder, Draw, Shard
 from modelyard_workloads.exits import DataError
 
-# The split must be the same for every training that is compared with another: it does not depend on the training's
-# seed.
-SPLIT_SEED = 20240229
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
@@ -80,21 +78,13 @@ def load_images(uri: str, parameters: ImageClassificationParameters) -> ImageDat
 
 
 def _digits(fraction: float) -> tuple[ImageSet, ImageSet, list[str]]:
-    """scikit-learn's copy of the UCI test set of handwritten digits: 1,797 grey images of 8 x 8, values 0..16."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-    return *_split(images, digits.target.astype(np.int64), fraction), [str(n) for n in range(10)]
+    images, labels = load_digits()
+    return *_split(images, labels, fraction), [str(n) for n in range(CLASSES)]
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float) -> tuple[ImageSet, ImageSet]:
-    """Hold out the same share of every class, at least one image of each."""
-    generator = np.random.default_rng(SPLIT_SEED)
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        held_out[members[: max(1, round(fraction * len(members)))]] = True
+    """The part to train on, and the part held out."""
+    held_out = held_out_mask(labels, fraction)
     whole = ImageSet(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
     return whole.take(np.flatnonzero(~held_out)), whole.take(np.flatnonzero(held_out))
 
