@@ -108,6 +108,7 @@ async def _lead(
     await health.synced.wait()
     if chosen.leader_election:
         await election.acquire()
+        cluster.may_write = election.is_valid
         await _mark_leader(cluster, chosen)
     else:
         metrics.LEADER.set(1)

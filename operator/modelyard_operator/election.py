@@ -37,24 +37,33 @@ class LeaderElection:
         self._identity = identity
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
+        self._renewed = -LEASE_SECONDS * 1.0
+
+    def is_valid(self) -> bool:
+        """Whether the lease was renewed recently enough that nobody else can hold it by now."""
+        return monotonic() - self._renewed < RENEW_DEADLINE_SECONDS
 
     async def acquire(self) -> None:
-        while not await self._attempt():
+        while True:
+            asked = monotonic()
+            if await self._attempt():
+                break
             await asyncio.sleep(RETRY_SECONDS)
+        self._renewed = asked
         metrics.LEADER.set(1)
         log.info("leading as %s", self._identity)
 
     async def hold(self) -> None:
-        renewed = monotonic()
         while True:
             await asyncio.sleep(RETRY_SECONDS)
-            left = renewed + RENEW_DEADLINE_SECONDS - monotonic()
+            asked = monotonic()
+            left = self._renewed + RENEW_DEADLINE_SECONDS - asked
             try:
-                if await asyncio.wait_for(self._attempt(), timeout=max(0.1, left)):
-                    renewed = monotonic()
+                if left > 0 and await asyncio.wait_for(self._attempt(), timeout=left):
+                    self._renewed = asked
             except TimeoutError:
                 pass
-            if monotonic() - renewed >= RENEW_DEADLINE_SECONDS:
+            if not self.is_valid():
                 metrics.LEADER.set(0)
                 raise LeadershipLost(f"lease {self._name} not renewed for {RENEW_DEADLINE_SECONDS:.0f} s")
 

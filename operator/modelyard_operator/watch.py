@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ class Watch:
         self._store = store
         self._queue = queue
         self._registry = kopf.OperatorRegistry()
+        if kubeconfig:
+            os.environ["KUBECONFIG"] = kubeconfig  # the only way to tell kopf's login which file it is
         login = kopf.login_with_kubeconfig if kubeconfig else kopf.login_with_service_account
         kopf.on.login(registry=self._registry, id="login", retries=3)(login)
         for kind, (group, version, plural) in _WATCHED:
