@@ -1,0 +1,146 @@
+"""What the operator renders: the configs that the workloads read, rendezvous, volumes, revisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from modelyard_operator.plan import Object
+from modelyard_operator.service.render import make_deployment, make_service, revision_of
+from modelyard_operator.service.spec import parse as parse_service
+from modelyard_operator.training.render import Surroundings, make_output_claim, make_peer_service, make_pod
+from modelyard_operator.training.spec import parse as parse_training
+from modelyard_workloads.config import load as load_training_config
+from modelyard_workloads.serve.config import parse_config as parse_serve_config
+
+AROUND = Surroundings(workloads_image="modelyard/workloads:test", status_url="https://status:10443", status_ca="PEM")
+MODEL = {"uri": "pvc://demo-output/artifacts/sha256-aa", "digest": "sha256:" + "a" * 64}
+
+
+def training(**spec: Any) -> Object:
+    meta = {"name": "demo", "namespace": "ns", "uid": "u-1", "generation": 3}
+    base: Object = {"apiVersion": "modelyard.dev/v1alpha1", "kind": "ModelTraining", "metadata": meta}
+    return base | {"spec": {"dataset": {"uri": "example://digits"}, **spec}}
+
+
+def service(**spec: Any) -> Object:
+    meta = {"name": "demo", "namespace": "ns", "uid": "u-2", "generation": 1}
+    base: Object = {"apiVersion": "modelyard.dev/v1alpha1", "kind": "ModelService", "metadata": meta}
+    return base | {"spec": {"model": {"source": {"trainingRef": {"name": "demo"}}}, **spec}}
+
+
+def pod_of(body: Object, rank: int = 0, attempt: int = 1) -> Object:
+    return make_pod(body, parse_training(body), attempt, rank, AROUND)
+
+
+def environment(pod_spec: Object) -> dict[str, str]:
+    return {v["name"]: v.get("value", "") for v in pod_spec["containers"][0]["env"]}
+
+
+BUILTIN = {"builtin": "image-classification"}
+TRAININGS = {
+    "the smallest": training(trainer=BUILTIN),
+    "many nodes, checkpoints by step": training(
+        trainer={**BUILTIN, "numNodes": 4, "parameters": {"epochs": 3}},
+        checkpoint={"everySteps": 7, "everySeconds": None},
+    ),
+    "data and output on claims": training(
+        trainer=BUILTIN, dataset={"uri": "pvc://data/train"}, output={"uri": "pvc://out/runs/a"}
+    ),
+}
+
+
+@pytest.mark.parametrize("body", TRAININGS.values(), ids=TRAININGS.keys())
+def test_the_trainers_accept_their_config(body: Object) -> None:
+    config = load_training_config(environment(pod_of(body)["spec"]))
+    assert config.training.name == "demo"
+    assert config.training.uid == "u-1"
+
+
+def test_the_server_accepts_its_config() -> None:
+    body = service(limits={"maxRequestBytes": "1Mi"}, batching={"maxBatchSize": 4})
+    deployment = make_deployment(body, parse_service(body), MODEL, "abc", "modelyard/workloads:test")
+    config = parse_serve_config(environment(deployment["spec"]["template"]["spec"])["MODELYARD_CONFIG"])
+    assert config.limits.max_request_bytes == 1 << 20
+    assert config.model.digest == MODEL["digest"]
+
+
+def test_only_rank_0_mounts_the_output() -> None:
+    body = training(trainer={**BUILTIN, "numNodes": 2})
+    mounts = [{v["name"] for v in pod_of(body, rank)["spec"]["volumes"]} for rank in (0, 1)]
+    assert "output" in mounts[0]
+    assert "output" not in mounts[1]
+
+
+def test_a_single_node_needs_no_service_and_a_named_claim_is_not_made() -> None:
+    body = training(trainer=BUILTIN, output={"uri": "pvc://mine/here"})
+    spec = parse_training(body)
+    assert make_peer_service(body, spec) is None
+    assert make_output_claim(body, spec) is None
+    assert environment(pod_of(body)["spec"])["MASTER_ADDR"] == "localhost"
+
+
+def test_torchrun_and_env_rendezvous_find_rank_0_by_its_name() -> None:
+    env = environment(pod_of(training(trainer={"image": "i", "numNodes": 3}), rank=2, attempt=4)["spec"])
+    assert env["MASTER_ADDR"] == env["PET_MASTER_ADDR"] == "demo-4-0.demo.ns.svc"
+    assert (env["RANK"], env["WORLD_SIZE"], env["PET_NODE_RANK"], env["PET_NNODES"]) == ("2", "3", "2", "3")
+
+
+def test_without_rendezvous_nothing_is_injected() -> None:
+    env = environment(pod_of(training(trainer={"image": "i", "rendezvous": "none"}))["spec"])
+    assert not {"MASTER_ADDR", "RANK", "PET_NNODES"} & env.keys()
+    assert "KUBEFLOW_TRAINER_SERVER_URL" in env
+
+
+@pytest.mark.parametrize(
+    ("limits", "share", "expected"),
+    [
+        ({"memory": "2Gi"}, "50%", str(1 << 30)),
+        ({"memory": "2Gi"}, "512Mi", "512Mi"),
+        ({}, "50%", None),
+    ],
+)
+def test_shared_memory_is_a_share_of_the_limit_or_a_quantity(limits: dict[str, str], share: str, expected: str) -> None:
+    body = training(trainer={"image": "i", "resourcesPerNode": {"limits": limits}, "sharedMemory": share})
+    shm = next(v for v in pod_of(body)["spec"]["volumes"] if v["name"] == "shm")
+    assert shm["emptyDir"].get("sizeLimit") == expected
+
+
+def test_shared_memory_can_be_turned_off() -> None:
+    spec = pod_of(training(trainer={"image": "i", "sharedMemory": "0"}))["spec"]
+    assert not [v for v in spec["volumes"] if v["name"] == "shm"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "setting", "expected"),
+    [
+        ({}, "auto", "1"),
+        ({"nvidia.com/gpu": "4"}, "auto", "4"),
+        ({"nvidia.com/gpu": "4"}, 2, "2"),
+        ({"cpu": "8"}, "auto", "1"),
+    ],
+)
+def test_processes_per_node(limits: dict[str, str], setting: Any, expected: str) -> None:
+    body = training(trainer={"image": "i", "resourcesPerNode": {"limits": limits}, "numProcPerNode": setting})
+    assert environment(pod_of(body)["spec"])["NPROC_PER_NODE"] == expected
+
+
+def test_a_revision_changes_with_what_is_served_and_with_nothing_else() -> None:
+    def revision(**spec: Any) -> str:
+        body = service(**spec)
+        return revision_of(body, parse_service(body), MODEL, "image:1")
+
+    base = revision()
+    for other in ({"replicas": 3}, {"limits": {"maxQueue": 5}}, {"drain": {"preStopSeconds": 1}}):
+        assert revision(**other) == base
+    changes = (
+        {"batching": {"maxBatchSize": 2}},
+        {"validation": {"golden": "Off"}},
+        {"predictor": {"image": "other:1"}},
+        {"predictor": {"env": [{"name": "A", "value": "b"}]}},
+    )
+    assert len({base, *(revision(**change) for change in changes)}) == 1 + len(changes)
+
+
+def test_the_service_points_at_one_revision() -> None:
+    assert make_service(service(), "abc")["spec"]["selector"]["modelyard.dev/revision"] == "abc"
