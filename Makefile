@@ -37,6 +37,11 @@ cluster-purge: ## stop it, and remove its binaries, images and build caches
 images: ## build both images into the local cluster, if their inputs changed
 	@$(LOCALCLUSTER) images
 
+.PHONY: generate
+generate: venv ## write the CRDs, the reference page and the trainers' schemas anew from the models
+	$(VENV)/bin/python -m modelyard_operator.crds .
+	$(VENV)/bin/python -m modelyard_workloads.config --schemas operator/modelyard_operator/training/schemas
+
 .PHONY: lint
 lint: venv ## ruff (rules and format) and mypy
 	$(VENV)/bin/ruff check .

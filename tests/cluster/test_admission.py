@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from bad_objects import BadObject, bad_objects
+from contract.installation import CHART, helm, identity, kustomization
 from localcluster.layout import CONTEXT, Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +97,7 @@ def test_null_turns_a_limit_off_and_stays() -> None:
 def test_a_trainer_can_be_put_right_until_the_first_attempt_and_not_afterwards() -> None:
     """numNodes and resourcesPerNode may still change while the training is suspended. No operator of ours looks on."""
     body = training(parameters={"epochs": 2})
+    body["metadata"]["name"] = "held"
     body["spec"]["managedBy"] = "example.com/nobody"
     succeed(kubectl("create", "--namespace", NAMESPACE, "-f", "-", given=json.dumps(body)))
     succeed(patch({"spec": {"trainer": {"parameters": {"epochs": 3}}}}))
@@ -111,7 +114,7 @@ def test_a_trainer_can_be_put_right_until_the_first_attempt_and_not_afterwards()
 
 def patch(change: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ("--namespace", NAMESPACE, "--type=merge", "-p", json.dumps(change))
-    return kubectl("patch", "modeltraining", "digits", *options, *arguments)
+    return kubectl("patch", "modeltraining", "held", *options, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +139,28 @@ def test_a_service_has_a_scale_of_its_own() -> None:
     body = {
         "apiVersion": "modelyard.dev/v1alpha1",
         "kind": "ModelService",
-        "metadata": {"name": "digits"},
+        "metadata": {"name": "scaled"},
         "spec": {"model": {"source": {"trainingRef": {"name": "digits"}}}},
     }
     succeed(kubectl("create", "--namespace", NAMESPACE, "-f", "-", given=json.dumps(body)))
-    succeed(kubectl("scale", "--namespace", NAMESPACE, "ms/digits", "--replicas=3"))
-    got = kubectl("get", "--namespace", NAMESPACE, "ms", "digits", "-o", "jsonpath={.spec.replicas}")
+    succeed(kubectl("scale", "--namespace", NAMESPACE, "ms/scaled", "--replicas=3"))
+    got = kubectl("get", "--namespace", NAMESPACE, "ms", "scaled", "-o", "jsonpath={.spec.replicas}")
     assert succeed(got) == "3"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "manifests" / "samples").glob("*.yaml")), ids=lambda path: path.name)
+def test_a_sample_is_accepted(path: Path) -> None:
+    arguments = ("--namespace", NAMESPACE, "--dry-run=server", "--validate=strict", "-f", str(path))
+    assert "created (server dry run)" in succeed(kubectl("create", *arguments))
+
+
+def test_kustomize_makes_the_objects_that_the_contract_tests_compare_with_the_chart() -> None:
+    made = [body for body in yaml.safe_load_all(succeed(kubectl("kustomize", str(CRDS.parent)))) if body]
+    assert {identity(body): body for body in made} == {identity(body): body for body in kustomization()}
+
+
+def test_the_chart_is_accepted_and_the_restricted_profile_has_nothing_to_warn_of() -> None:
+    rendered = helm("template", "modelyard", str(CHART), "--namespace", NAMESPACE)
+    answer = kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=rendered)
+    assert "deployment.apps/modelyard-operator created" in succeed(answer)
+    assert "PodSecurity" not in answer.stderr
