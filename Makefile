@@ -59,3 +59,7 @@ test-pure: venv ## the tests that need no cluster
 .PHONY: test-cluster
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)
+
+.PHONY: bench-serve
+bench-serve: venv ## requests per second and latency of the server, as JSON lines (SECONDS=5 for each figure)
+	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_serve.py --seconds $(or $(SECONDS),5)

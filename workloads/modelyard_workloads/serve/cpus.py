@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use."""
+"""How many CPUs this process may really use, and what torch makes of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from pathlib import Path
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+
+
+def limit_threads() -> None:
+    """Choose OpenMP's threads before torch reads them; what the environment says already, stays.
+
+    One CPU is left to the event loop. Threads of a team that wait do so asleep: spinning, as is the default, starves
+    the thread they wait for as soon as the CPUs are shared (a batch of 32 took 181 ms instead of 17 ms beside other
+    work on two CPUs), and burns the quota of a pod.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() - 1)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def available_cpus() -> int:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from modelyard_workloads.artifact import Artifact
-from modelyard_workloads.serve.cpus import available_cpus
 from modelyard_workloads.serve.errors import InvalidInput
 from modelyard_workloads.serve.tensors import Array, TensorSpec
 from modelyard_workloads.tasks import build_model_from_artifact
@@ -23,8 +22,6 @@ class ImageClassification:
 
     def __init__(self, artifact: Artifact) -> None:
         manifest = artifact.manifest
-        # A pod with one CPU on a node with 64 must not start 64 threads.
-        torch.set_num_threads(available_cpus())
         self._model = build_model_from_artifact(artifact)
         self.labels: Sequence[str] = manifest.labels
         self.inputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in manifest.inputs]
