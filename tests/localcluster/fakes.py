@@ -3,17 +3,21 @@
 import concurrent.futures
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from localcluster import components, golang, processes, settings, stages
 from localcluster.api import Api, ApiError
-from localcluster.layout import NODE_NAME, Layout
+from localcluster.layout import NODE_NAME, Layout, LocalClusterError
 from localcluster.progress import say, step
 
 GPU = "nvidia.com/gpu"
 THREADS = 8
 NODES = "/api/v1/nodes"
+KWOK_NODES = f"{NODES}?labelSelector=type%3Dkwok"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+READY_SECONDS = 60
 PODS = "/api/v1/pods"
 KWOK_LABEL = {"type": "kwok"}
 KWOK_TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
@@ -48,12 +52,37 @@ def set_kwok_nodes(layout: Layout, count: int) -> None:
     if count:
         golang.build(layout, (golang.KWOK,))
         (layout.config / "kwok.yaml").write_text(stages.config())
-        processes.start(layout, components.kwok(layout))
+        if processes.start(layout, components.kwok(layout)):
+            # held by the kwok before it: the new one would leave those nodes alone until the leases end
+            _each(layout, present, lambda api, name: _gone(api, f"{LEASES}/{name}", None))
     with step(f"going from {len(present)} to {count} fake nodes"):
         _each(layout, wanted - present, lambda api, name: api.create(NODES, node(name)))
         _remove_nodes(layout, present - wanted)
+        _wait_until_ready(layout, wanted)
     if not count:
         processes.stop(layout, ["kwok"])
+
+
+def _wait_until_ready(layout: Layout, names: set[str]) -> None:
+    api, deadline = Api(layout), time.monotonic() + READY_SECONDS
+    while waiting := names - _ready(api.get(KWOK_NODES)["items"]):
+        if not any(process.part == "kwok" for process in processes.running(layout)):
+            raise LocalClusterError(f"kwok ended; its log:\n{processes.log_tail(layout, 'kwok')}")
+        if time.monotonic() > deadline:
+            raise LocalClusterError(
+                f"{len(waiting)} of {len(names)} fake nodes are not Ready after {READY_SECONDS} s; kwok's log:\n"
+                f"{processes.log_tail(layout, 'kwok')}"
+            )
+        time.sleep(0.2)
+
+
+def _ready(nodes: list[dict[str, Any]]) -> set[str]:
+    return {
+        item["metadata"]["name"]
+        for item in nodes
+        for condition in item["status"].get("conditions", [])
+        if condition["type"] == "Ready" and condition["status"] == "True"
+    }
 
 
 def node(name: str) -> dict[str, Any]:
@@ -69,7 +98,7 @@ def node(name: str) -> dict[str, Any]:
 
 
 def kwok_nodes(layout: Layout) -> list[str]:
-    listed = Api(layout).get(f"{NODES}?labelSelector=type%3Dkwok")
+    listed = Api(layout).get(KWOK_NODES)
     return [item["metadata"]["name"] for item in listed["items"]]
 
 

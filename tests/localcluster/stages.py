@@ -14,6 +14,7 @@ from localcluster.layout import SOURCES, LocalClusterError
 EXIT_CODE = "modelyard.dev/kwok-exit-code"
 MESSAGE = "modelyard.dev/kwok-termination-message"
 PARALLELISM = 16
+POD_ADDRESSES = "10.245.0.1/16"  # of pods on fake nodes; nothing answers there
 SHIPPED = (
     "node/fast/node-initialize.yaml",
     "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
@@ -58,9 +59,12 @@ def config() -> str:
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
         "options": {
+            "cidr": POD_ADDRESSES,
             "podPlayStageParallelism": PARALLELISM,
             "nodePlayStageParallelism": PARALLELISM,
             "nodeLeaseDurationSeconds": 40,
+            "nodeLeaseParallelism": PARALLELISM,
+            "podsOnNodeSyncParallelism": PARALLELISM,
         },
     }
     directory = _shipped_stages()
