@@ -97,11 +97,12 @@ def content_hash(value: Any) -> str:
 def covers(desired: Any, observed: Any) -> bool:
     """Whether everything that `desired` says is so in `observed`, which may say more (defaults, other writers).
 
-    Lists must have the same length and cover each other item by item: the API server keeps their order.
+    Lists must have the same length and cover each other item by item: the API server keeps their order. What is empty
+    (no annotations, an environment variable with no text) is dropped by the API server, so that absent is as good.
     """
     if isinstance(desired, Mapping):
         return isinstance(observed, Mapping) and all(
-            key in observed and covers(value, observed[key]) for key, value in desired.items()
+            covers(value, observed[key]) if key in observed else not value for key, value in desired.items()
         )
     if isinstance(desired, (list, tuple)):
         return (
