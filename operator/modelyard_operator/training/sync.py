@@ -253,7 +253,7 @@ def _active(
         if unsure:
             return Plan(verify=tuple(unsure), create=tuple(missing))
     status = make_status(training, spec, gang, children, Step(), now)
-    fixed = (make_output_claim(training, spec), make_peer_service(training, spec))
+    fixed = (_output_claim(training, spec, children), make_peer_service(training, spec))
     kept = (
         make_pod_metadata(training, spec, gang.attempt, rank, surroundings.status_ca)
         for rank, pod in gang.pods.items()
@@ -272,6 +272,14 @@ def _active(
         events=(started,) if running else (),
         requeue_after=min((s for s in (wait, pause, settling) if s), default=None),
     )
+
+
+def _output_claim(training: Object, spec: ModelTrainingSpec, children: Children) -> Object | None:
+    """The claim as it should be. Of one that is there only the metadata is ours: its size may have grown since."""
+    claim = make_output_claim(training, spec)
+    if claim is not None and any(c["metadata"]["name"] == claim["metadata"]["name"] for c in children.claims):
+        return {k: v for k, v in claim.items() if k != "spec"}
+    return claim
 
 
 def _pause(status: Object, gang: Gang, now: datetime) -> float:
