@@ -150,8 +150,13 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._request("PATCH", path, body=patch, query=query, headers={"Content-Type": _MERGE})
 
-    async def delete(self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
-        """Delete exactly this object. That it is gone, or that a namesake has taken its place, is success."""
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
+    ) -> Object | None:
+        """Delete exactly this object. That it is gone, or that a namesake has taken its place, is success.
+
+        Returns the object while it is still being deleted, None when it is gone.
+        """
         options: Object = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -161,10 +166,12 @@ class Cluster:
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         try:
-            await self._request("DELETE", _path(kind, namespace, name), body=options)
+            answer = await self._request("DELETE", _path(kind, namespace, name), body=options)
         except ApiError as error:
             if not (error.not_found or error.conflict):
                 raise
+            return None
+        return answer if "deletionTimestamp" in (answer.get("metadata") or {}) else None
 
     async def _request(
         self,

@@ -16,7 +16,7 @@ from modelyard_operator import metrics
 from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.events import EventRecorder
 from modelyard_operator.objects import covers, is_owned_by, is_terminating, parse_time
-from modelyard_operator.plan import Children, Key, Object, Plan, Urgency
+from modelyard_operator.plan import Children, Deletion, Key, Object, Plan, Urgency
 from modelyard_operator.store import Store
 from modelyard_operator.workqueue import WorkQueue
 
@@ -137,10 +137,7 @@ class Reconciler:
         ]
         results = await asyncio.gather(
             *(self._create(key, parent, pod) for pod in missing),
-            *(
-                self._cluster.delete(d.kind, key.namespace, d.name, uid=d.uid, grace_seconds=d.grace_seconds)
-                for d in plan.delete
-            ),
+            *(self._delete(key, deletion) for deletion in plan.delete),
             return_exceptions=True,
         )
         for result in results:
@@ -172,6 +169,14 @@ class Reconciler:
             self._refuse(key, pod, error)
             return
         self._accept(key, pod, answer)
+
+    async def _delete(self, key: Key, deletion: Deletion) -> None:
+        kind, name, uid = deletion.kind, deletion.name, deletion.uid
+        left = await self._cluster.delete(kind, key.namespace, name, uid=uid, grace_seconds=deletion.grace_seconds)
+        if left is not None:
+            self._store.put(kind, left)
+        else:
+            self._store.remove(kind, {"metadata": {"namespace": key.namespace, "name": name, "uid": uid}})
 
     async def _create_or_take_back(self, parent: Object, child: Object) -> Object:
         """Create a child. One of that name that is ours already, but lost its labels, gets them back."""
