@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -49,6 +49,7 @@ class Watch:
         await kopf.operator(
             registry=self._registry,
             settings=_settings(),
+            identity=cast(Any, "modelyard-operator"),  # of no use alone, but kopf would look up a user that images lack
             standalone=True,
             clusterwide=not namespaces,
             namespaces=list(namespaces),
