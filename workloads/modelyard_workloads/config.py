@@ -37,7 +37,7 @@ class Parameters(Section):
     of ranks.
     """
 
-    epochs: int = Field(12, ge=1, le=100_000, description="How many times the training data is seen.")
+    epochs: int = Field(8, ge=1, le=100_000, description="How many times the training data is seen.")
     batch_size: int = Field(
         64,
         ge=1,

@@ -21,8 +21,8 @@ def build_optimizer(model: nn.Module, parameters: Parameters) -> torch.optim.Opt
     ]
     rate, momentum = parameters.learning_rate, parameters.momentum
     if parameters.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999))
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

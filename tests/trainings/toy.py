@@ -1,0 +1,180 @@
+"""A task that trains in milliseconds, and scenarios with it: `python -m trainings.toy SCENARIO DIR` as one rank of a
+gloo group.
+
+It has what makes resuming hard: batch normalisation, dropout, noise from the batch's own generator, momentum, a moving
+average.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from modelyard_workloads.artifact import Architecture, Description, TensorSpec
+from modelyard_workloads.config import CheckpointPolicy, Location, Output, Parameters, TrainingConfig
+from modelyard_workloads.data.order import DataOrder, Shard
+from modelyard_workloads.distributed import RankInfo, Ranks
+from modelyard_workloads.loop import Stopped, train
+from modelyard_workloads.metrics import Reporter
+from modelyard_workloads.randomness import make_deterministic
+from modelyard_workloads.tasks.base import Objective
+from torch import Tensor, nn
+
+
+class ToyStream:
+    """Points and the class they belong to, with noise; the position can be saved."""
+
+    def __init__(self, points: Tensor, labels: Tensor, shard: Shard, batch_size: int) -> None:
+        self._points, self._labels, self._shard = points, labels, shard
+        self._order = DataOrder(count=len(labels), batch_size=batch_size, seed=3)
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        draw = next(self._order)
+        noise = torch.randn(len(draw.indices), self._points.shape[1], generator=draw.generator) * 0.1
+        mine = self._shard.take(draw.indices)
+        return self._points[mine] + self._shard.take(noise), self._labels[mine]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order.load_state_dict(state)
+
+
+class ToyTask:
+    """Two classes of points; `plain` leaves batch normalisation and dropout out, whose result depends on the ranks."""
+
+    objective = Objective(metric="accuracy", higher_is_better=True)
+
+    def __init__(self, *, plain: bool, batch_size: int) -> None:
+        self._plain = plain
+        self._batch_size = batch_size
+
+    def build_data(self, shard: Shard, device: torch.device) -> ToyStream:  # noqa: ARG002 - always the CPU
+        generator = torch.Generator().manual_seed(5)
+        self._points = torch.randn(104, 16, generator=generator)
+        self._labels = (self._points.sum(dim=1) > 0).long()
+        self._shard = shard
+        return ToyStream(self._points, self._labels, shard, self._batch_size)
+
+    def build_model(self) -> nn.Module:
+        extra: list[nn.Module] = [] if self._plain else [nn.BatchNorm1d(32), nn.Dropout(0.2)]
+        return nn.Sequential(nn.Linear(16, 32), *extra, nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def evaluation(self) -> Iterable[tuple[Tensor, Tensor]]:
+        mine = self._shard.stride(len(self._labels))
+        return [(self._points[mine], self._labels[mine])]
+
+    def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        correct = (model(batch[0]).argmax(dim=1) == batch[1]).sum()
+        return torch.tensor([len(batch[1]), int(correct)], dtype=torch.float64)
+
+    def summarise(self, sums: Tensor) -> dict[str, float]:
+        return {"accuracy": float(sums[1] / sums[0])}
+
+    def describe(self, directory: Path, weights: dict[str, Tensor]) -> Description:
+        safetensors.torch.save_file(dict(weights), directory / "model.safetensors")
+        spec = TensorSpec(name="x", datatype="FP32", shape=[-1, 16])
+        return Description(
+            task="toy",
+            architecture=Architecture(name="toy"),
+            weights=["model.safetensors"],
+            inputs=[spec],
+            outputs=[spec],
+        )
+
+
+class Scenario:
+    """Runs of the toy in one process group."""
+
+    def __init__(self, directory: Path) -> None:
+        make_deterministic()
+        self.ranks = Ranks(RankInfo.from_environment(os.environ))
+        self.ranks.start()
+        self._directory = directory
+        self._reporter = Reporter(rank=1)  # silent: rank 0 alone speaks
+
+    def run(
+        self,
+        name: str,
+        stop: Callable[[], bool] = lambda: False,
+        *,
+        plain: bool = False,
+        attempt: int = 1,
+        batch: int = 12,
+    ) -> str:
+        """Train below `<directory>/<name>`; the digest of the final weights, or "stopped at <step>"."""
+        output = self._directory / name
+        config = TrainingConfig(
+            task="toy",
+            parameters=Parameters(
+                epochs=3, batch_size=batch, learning_rate=0.1, ema_decay=None if plain else 0.9, clip_gradient_norm=5.0
+            ),
+            attempt=attempt,
+            dataset=Location(uri="toy"),
+            output=Output(path=output),
+            checkpoint=CheckpointPolicy(every_seconds=None),
+        )
+        task = ToyTask(plain=plain, batch_size=batch)
+        try:
+            result = train(task, config, self.ranks, self._reporter, stop)
+        except Stopped as stopped:
+            return f"stopped at {stopped.step}"
+        if not self.ranks.is_main:
+            return ""
+        final = next(a for a in result["artifacts"] if a["name"] == "final")
+        weights = output / "artifacts" / final["uri"].rsplit("/", 1)[1] / "model.safetensors"
+        return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+    def say(self, **values: Any) -> None:
+        """Print from rank 0, for the test."""
+        if self.ranks.is_main:
+            sys.stdout.write(json.dumps(values) + "\n")
+
+
+def after(steps: int, *, here: bool = True) -> Callable[[], bool]:
+    """A stop request that comes during the step number `steps` of this run, on this rank or not at all."""
+    count = 0
+
+    def requested() -> bool:
+        nonlocal count
+        count += 1
+        return here and count >= steps
+
+    return requested
+
+
+def resume(scenario: Scenario) -> None:
+    """Stopped at every third step of three epochs, by a request that reaches one rank only, and resumed each time."""
+    whole = scenario.run("whole")
+    last = scenario.ranks.world_size - 1
+    stops: list[str] = []
+    attempt = 1
+    while not stops or stops[-1].startswith("stopped"):
+        here = scenario.ranks.rank == (last if attempt % 2 else 0)
+        stops.append(scenario.run("interrupted", after(3, here=here), attempt=attempt))
+        attempt += 1
+    scenario.say(whole=whole, resumed=stops[-1], stops=stops[:-1])
+
+
+def batch(scenario: Scenario) -> None:
+    """The final weights of a model without batch normalisation, to compare between numbers of ranks."""
+    scenario.run("plain", plain=True, batch=8)
+    scenario.say(done=True)
+
+
+if __name__ == "__main__":
+    _scenario = Scenario(Path(sys.argv[2]))
+    {"resume": resume, "batch": batch}[sys.argv[1]](_scenario)
+    _scenario.ranks.stop()
