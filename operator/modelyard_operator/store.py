@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from datetime import datetime
+from math import inf
 from typing import Any
 
 from modelyard_operator.objects import API_VERSION, SERVICE, TRAINING, parent_of
@@ -46,7 +47,7 @@ class Store:
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._children: defaultdict[Key, dict[tuple[str, str], Object]] = defaultdict(dict)
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
-        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._gone: OrderedDict[str, float] = OrderedDict()  # uid -> the version at which it went
         self.reports: dict[Key, Report] = {}
         self.refusals: defaultdict[Key, dict[str, str]] = defaultdict(dict)
         self.absent: defaultdict[Key, set[str]] = defaultdict(set)
@@ -57,7 +58,9 @@ class Store:
         meta = obj["metadata"]
         place = (kind, meta["namespace"], meta["name"])
         known = self._objects.get(place)
-        if meta["uid"] in self._gone or (known is not None and version_of(known) > version_of(obj)):
+        if version_of(obj) <= self._gone.get(meta["uid"], -1):
+            return set()
+        if known is not None and version_of(known) > version_of(obj):
             return set()
         self._objects[place] = obj
         if kind in (TRAINING, SERVICE):
@@ -82,14 +85,18 @@ class Store:
         return {key}
 
     def remove(self, kind: str, obj: Object) -> set[Key]:
-        """Forget an object that was deleted. Returns the keys it concerned."""
+        """Forget an object that was deleted, at the version it has; at every version if it has none.
+
+        For a watch with a label selector an object that lost its labels is deleted too, and it may come back: newer.
+        Returns the keys it concerned.
+        """
         meta = obj["metadata"]
-        self._gone[meta["uid"]] = None
+        self._gone[meta["uid"]] = version_of(obj) or inf
         while len(self._gone) > _TOMBSTONES:
             self._gone.popitem(last=False)
         place = (kind, meta["namespace"], meta["name"])
         known = self._objects.get(place)
-        if known is None or known["metadata"]["uid"] != meta["uid"]:
+        if known is None or known["metadata"]["uid"] != meta["uid"] or version_of(known) > self._gone[meta["uid"]]:
             return set()
         del self._objects[place]
         if kind in (TRAINING, SERVICE):

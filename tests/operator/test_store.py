@@ -43,6 +43,15 @@ def test_a_late_answer_does_not_bring_a_deleted_object_back() -> None:
     assert store.children(TRAINING).pods == ()
 
 
+def test_an_object_that_lost_its_labels_is_known_again_when_it_got_them_back() -> None:
+    store = Store()
+    store.put("Pod", pod(1))
+    store.remove("Pod", pod(2))
+    assert store.put("Pod", pod(3)) == {TRAINING}
+    assert store.remove("Pod", pod(2)) == set(), "news from before"
+    assert len(store.children(TRAINING).pods) == 1
+
+
 def test_the_deletion_of_a_predecessor_does_not_remove_its_namesake() -> None:
     store = Store()
     store.put("Pod", obj("Pod", "demo-1-0", 5, "new", labels_for("ModelTraining", "demo")))
