@@ -240,6 +240,21 @@ def test_kinds_kubeconfig_gets_our_context_name() -> None:
     assert kind.own_context(text) == "current-context: modelyard-local\nserver: https://127.0.0.1:1"
 
 
+def test_kinds_credentials_are_found_and_what_is_missing_is_named() -> None:
+    text = (
+        "clusters:\n- cluster:\n    certificate-authority-data: Y2E=\n    server: https://127.0.0.1:40123\n"
+        "users:\n- name: kind-modelyard-local\n  user:\n    client-certificate-data: Yw==\n    client-key-data: aw==\n"
+    )
+    assert kind.credentials(text) == {
+        "server": "https://127.0.0.1:40123",
+        "certificate-authority-data": "Y2E=",
+        "client-certificate-data": "Yw==",
+        "client-key-data": "aw==",
+    }
+    with pytest.raises(LocalClusterError, match="client-key-data"):
+        kind.credentials(text.replace("client-key-data", "token"))
+
+
 def test_kinds_api_server_writes_its_audit_log_into_our_cache(layout: Layout) -> None:
     node = json.loads(kind.config(layout))["nodes"][0]
     arguments = json.loads(node["kubeadmConfigPatches"][0])["apiServer"]["extraArgs"]

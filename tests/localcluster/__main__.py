@@ -6,11 +6,12 @@ import fcntl
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from localcluster import backend, fakes, golang, imagebuild, kind, leftovers, node, provisioner, teardown
+from localcluster import backend, fakes, golang, imagebuild, kind, leftovers, node, provisioner, settings, teardown
 from localcluster.layout import CONTEXT, Layout, LocalClusterError
 from localcluster.progress import say
 
@@ -25,6 +26,9 @@ def main() -> int:
         return command(Layout.from_environment(), arguments)
     except LocalClusterError as error:
         say(f"error: {error}")
+        return 1
+    except subprocess.TimeoutExpired as error:
+        say(f"error: {error.cmd} did not end within {error.timeout:.0f} s")
         return 1
     except KeyboardInterrupt:
         say("\ninterrupted; the same command goes on from here")
@@ -69,10 +73,10 @@ def _count(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
-    """One change of the cluster at a time; the kernel lets go of the lock when the process ends, however it ends."""
+def _locked(layout: Layout, name: str = "cluster") -> Iterator[None]:
+    """One change of the cluster, and one image build, at a time. The kernel lets go of a lock when its process ends."""
     layout.root.mkdir(parents=True, exist_ok=True)
-    with (layout.root / "lock").open("w") as lock:
+    with (layout.root / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -83,7 +87,8 @@ def _locked(layout: Layout) -> Iterator[None]:
 
 def _backend(layout: Layout) -> backend.Backend:
     """The backend of the cluster that is up, or the one that this machine can have."""
-    del layout
+    if settings.exist(layout):
+        return settings.load(layout).backend
     return backend.choose(backend.Machine.inspect())
 
 
@@ -151,7 +156,7 @@ def _link_system_programs(layout: Layout) -> None:
 
 
 def _images(layout: Layout, _: argparse.Namespace) -> int:
-    with _locked(layout):
+    with _locked(layout, "images"):
         if _backend(layout) == "kind":
             kind.build_project_images(layout)
         else:
@@ -162,7 +167,7 @@ def _images(layout: Layout, _: argparse.Namespace) -> int:
 def _image(layout: Layout, arguments: argparse.Namespace) -> int:
     dockerfile = (arguments.directory / arguments.dockerfile).resolve()
     context = (arguments.context or arguments.directory).resolve()
-    with _locked(layout):
+    with _locked(layout, "images"):
         if _backend(layout) == "kind":
             kind.build(dockerfile, arguments.name, context)
         else:

@@ -3,10 +3,12 @@
 import http.client
 import json
 import ssl
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from localcluster.layout import API_PORT, Layout, LocalClusterError
+from localcluster import settings
+from localcluster.layout import Layout, LocalClusterError
 
 Object = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
@@ -30,6 +32,8 @@ class Api:
         self._context = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
         self._context.load_cert_chain(layout.pki / f"{identity}.crt", layout.pki / f"{identity}.key")
         self._timeout = timeout
+        server = urllib.parse.urlsplit(settings.load(layout).server)
+        self._host, self._port = server.hostname or "127.0.0.1", server.port
         self._connection: http.client.HTTPSConnection | None = None
 
     def get(self, path: str) -> Object:
@@ -53,7 +57,7 @@ class Api:
     def is_ready(self) -> bool:
         """Whether /readyz says ok within a second."""
         try:
-            connection = http.client.HTTPSConnection("127.0.0.1", API_PORT, timeout=1, context=self._context)
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=1, context=self._context)
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200
         except OSError:
@@ -61,7 +65,7 @@ class Api:
 
     def watch(self, path: str, resource_version: str, seconds: int = 240) -> Iterator[Object]:
         """Events from `resource_version` on, on a connection of its own, until the server ends the watch."""
-        connection = http.client.HTTPSConnection("127.0.0.1", API_PORT, timeout=seconds + 30, context=self._context)
+        connection = http.client.HTTPSConnection(self._host, self._port, timeout=seconds + 30, context=self._context)
         try:
             query = f"watch=1&timeoutSeconds={seconds}&allowWatchBookmarks=true&resourceVersion={resource_version}"
             connection.request("GET", f"{path}?{query}")
@@ -87,7 +91,7 @@ class Api:
     def _once(self, method: str, path: str, body: Object | None, kind: str) -> Object:
         if self._connection is None:
             self._connection = http.client.HTTPSConnection(
-                "127.0.0.1", API_PORT, timeout=self._timeout, context=self._context
+                self._host, self._port, timeout=self._timeout, context=self._context
             )
         payload = None if body is None else json.dumps(body)
         self._connection.request(method, path, payload, {"Content-Type": kind, "User-Agent": "modelyard-local"})

@@ -65,11 +65,13 @@ def clients(layout: Layout, address: str) -> tuple[Part, ...]:
         f"--root-ca-file={layout.pki}/ca.crt",
         "--use-service-account-credentials",
         "--leader-elect=false",
+        "--bind-address=127.0.0.1",
         *_rates("kube-controller-manager"),
     )
     scheduler = (
         *_with_kubeconfig(layout, "kube-scheduler", "scheduler"),
         "--leader-elect=false",
+        "--bind-address=127.0.0.1",
         *_rates("kube-scheduler"),
     )
     kubelet = (
@@ -124,6 +126,7 @@ def kwok(layout: Layout) -> Part:
         *_with_kubeconfig(layout, "kwok", "kwok"),
         f"--config={layout.config}/kwok.yaml",
         "--manage-all-nodes=false",
+        "--v=WARN",  # else two lines a pod
         "--manage-nodes-with-label-selector=type=kwok",
     )
     return Part("kwok", command, (layout.config / "kwok.yaml", _kubeconfig(layout, "kwok")))

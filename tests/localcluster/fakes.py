@@ -1,7 +1,6 @@
 """Things that only the scheduler believes in: GPUs on the real node, and whole nodes played by kwok."""
 
 import concurrent.futures
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -9,7 +8,7 @@ from typing import Any
 
 from localcluster import components, golang, processes, settings, stages
 from localcluster.api import Api, ApiError
-from localcluster.layout import NODE_NAME, Layout, LocalClusterError
+from localcluster.layout import Layout, LocalClusterError
 from localcluster.progress import say, step
 
 GPU = "nvidia.com/gpu"
@@ -33,16 +32,20 @@ def set_gpus(layout: Layout, count: int) -> None:
 
 
 def restore_gpus(layout: Layout) -> None:
-    """After a start of the kubelet: the GPUs that were asked for before it."""
-    count = settings.load(layout).gpus
-    if count:
-        _patch_gpus(layout, count)
+    """After a start of the kubelet: the GPUs that were asked for before it, once it has stopped zeroing them."""
+    count, api, steady = settings.load(layout).gpus, Api(layout), 0
+    while count and steady < 3:
+        time.sleep(0.5)
+        present = api.get(f"{NODES}/{settings.load(layout).node}")["status"]["capacity"].get(GPU) == str(count)
+        steady = steady + 1 if present else 0
+        if not present:
+            _patch_gpus(layout, count)
 
 
 def _patch_gpus(layout: Layout, count: int) -> None:
     value = str(count) if count else None
     status = {"capacity": {GPU: value}, "allocatable": {GPU: value}}
-    Api(layout).patch(f"{NODES}/{NODE_NAME}/status", {"status": status})
+    Api(layout).patch(f"{NODES}/{settings.load(layout).node}/status", {"status": status})
 
 
 def set_kwok_nodes(layout: Layout, count: int) -> None:
@@ -136,8 +139,3 @@ def _each(layout: Layout, items: Iterable[str], action: Callable[[Api, str], obj
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for future in [pool.submit(call, item) for item in sorted(items)]:
             future.result()
-
-
-def describe(layout: Layout) -> str:
-    """One line of JSON: how many fake GPUs and nodes there are now."""
-    return json.dumps({"gpus": settings.load(layout).gpus, "kwokNodes": len(kwok_nodes(layout))})

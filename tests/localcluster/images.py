@@ -70,6 +70,8 @@ def _sha256(data: bytes) -> str:
 
 def ctr(layout: Layout, *arguments: str, timeout: float = 600) -> str:
     """containerd's own command, in the kubelet's namespace; its output."""
+    if not layout.containerd_socket.exists():
+        raise LocalClusterError("no cluster is up; start one with `make cluster`")
     command = ["ctr", "--address", str(layout.containerd_socket), "--namespace", "k8s.io", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode != 0:

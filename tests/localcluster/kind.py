@@ -1,13 +1,15 @@
 """The cluster in Docker by kind, with the same audit log, context name and commands as the node of our own."""
 
+import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from localcluster import rendering
+from localcluster import certificates, golang, processes, rendering, settings
 from localcluster.imagebuild import PROJECT_IMAGES, fingerprint, stamp_path
 from localcluster.layout import CONTEXT, REPOSITORY, Layout, LocalClusterError
 from localcluster.progress import step
@@ -58,13 +60,47 @@ def up(layout: Layout) -> None:
         with step("creating the kind cluster"):
             create = ("kind", "create", "cluster", "--name", CONTEXT, "--config", str(path), "--wait", "120s")
             _run(*create, "--kubeconfig", str(scratch))
+    kubeconfig = _run("kind", "get", "kubeconfig", "--name", CONTEXT)
     layout.kubeconfig.touch(mode=0o600)
-    layout.kubeconfig.write_text(own_context(_run("kind", "get", "kubeconfig", "--name", CONTEXT)))
+    layout.kubeconfig.write_text(own_context(kubeconfig))
+    _keep_credentials(layout, kubeconfig)
+    if shutil.which("kubectl") is None:
+        golang.build(layout, (golang.KUBECTL,))
+
+
+def _keep_credentials(layout: Layout, kubeconfig: str) -> None:
+    """What the commands for fake GPUs and nodes need, in the places where a node of our own has it."""
+    found = credentials(kubeconfig)
+    for identity in ("cluster", "kwok"):
+        for suffix, field in (("crt", "client-certificate-data"), ("key", "client-key-data")):
+            path = layout.pki / f"{identity}.{suffix}"
+            path.touch(mode=0o600)
+            path.write_bytes(base64.b64decode(found[field]))
+    authority = base64.b64decode(found["certificate-authority-data"])
+    (layout.pki / "ca.crt").write_bytes(authority)
+    pair = ((layout.pki / f"kwok.{suffix}").read_bytes() for suffix in ("crt", "key"))
+    path = layout.config / "kwok.kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(certificates.kubeconfig(found["server"], authority, *pair))
+    known = settings.load(layout)
+    known.backend, known.server, known.node = "kind", found["server"], f"{CONTEXT}-control-plane"
+    settings.save(layout, known)
+
+
+def credentials(kubeconfig: str) -> dict[str, str]:
+    """The server and the three base64 fields of kind's kubeconfig, which has one cluster and one user."""
+    fields = ("server", "certificate-authority-data", "client-certificate-data", "client-key-data")
+    found = {name: re.search(rf"^\s*{name}: (\S+)$", kubeconfig, re.MULTILINE) for name in fields}
+    missing = [name for name, match in found.items() if match is None]
+    if missing:
+        raise LocalClusterError(f"kind's kubeconfig lacks {', '.join(missing)}; delete the cluster and create it again")
+    return {name: match[1] for name, match in found.items() if match is not None}
 
 
 def down(layout: Layout) -> list[str]:
     """Delete the kind cluster; what is left of it (nothing, if all is well)."""
     with step("deleting the kind cluster"):
+        processes.stop(layout, ["kwok"])
         scratch = layout.config / "kind.kubeconfig"
         _run("kind", "delete", "cluster", "--name", CONTEXT, "--kubeconfig", str(scratch))
     for path in layout.passing:

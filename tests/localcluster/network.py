@@ -3,23 +3,33 @@
 import re
 import subprocess
 
+from localcluster import settings
 from localcluster.layout import POD_NETWORK, LocalClusterError
 
 TABLES = ("iptables", "ip6tables")
 BRIDGE = "cni0"
 COMMENT = "modelyard-local"
 OUR_CHAIN = re.compile(r"^KUBE-")
-MASQUERADE = (
-    *("POSTROUTING", "-s", POD_NETWORK, "!", "-d", POD_NETWORK),
-    *("-m", "comment", "--comment", COMMENT, "-j", "MASQUERADE"),
+BRIDGE_FILTER = "net/bridge/bridge-nf-call-iptables"  # without it, answers of a pod on the same bridge bypass the NAT
+MARKED = ("-m", "comment", "--comment", COMMENT, "-j")
+RULES = (
+    # one rule for all pods; the bridge plugin's own ipMasq would make a chain, by three calls, for every pod
+    ("nat", "POSTROUTING", "-s", POD_NETWORK, "!", "-d", POD_NETWORK, *MARKED, "MASQUERADE"),
+    # where Docker has set the FORWARD chain's policy to DROP
+    ("filter", "FORWARD", "-s", POD_NETWORK, *MARKED, "ACCEPT"),
+    ("filter", "FORWARD", "-d", POD_NETWORK, *MARKED, "ACCEPT"),
 )
 
 
-def allow_pods_out() -> None:
-    """One rule for all pods; the bridge plugin's own ipMasq would make a chain, by three calls, for every pod."""
-    table = ["iptables", "--wait", "--table", "nat"]
-    if subprocess.run([*table, "--check", *MASQUERADE], capture_output=True, timeout=60, check=False).returncode != 0:
-        _run([*table, "--append", *MASQUERADE])
+def prepare() -> None:
+    """Let pods reach each other, services and the world."""
+    if not (settings.ROOT / BRIDGE_FILTER).exists():
+        subprocess.run(["modprobe", "br_netfilter"], capture_output=True, timeout=60, check=False)
+    settings.set_kernel({"net/ipv4/ip_forward": "1", BRIDGE_FILTER: "1"})
+    for table, *rule in RULES:
+        command = ["iptables", "--wait", "--table", table]
+        if subprocess.run([*command, "--check", *rule], capture_output=True, timeout=60, check=False).returncode != 0:
+            _run([*command, "--append", *rule])
 
 
 def removal_script(saved: str) -> str:

@@ -12,6 +12,7 @@ from localcluster.api import Api, ApiError
 from localcluster.images import ensure_pause_image
 from localcluster.layout import (
     CLUSTER_PORTS,
+    DNS_READY_PORT,
     NODE_NAME,
     SERVICE_API_IP,
     Layout,
@@ -26,6 +27,7 @@ KUBECONFIGS = ("controllers", "scheduler", "kubelet", "proxy", "dns", "kwok")
 CONTAINERD_SECONDS = 60
 API_SECONDS = 120
 NODE_SECONDS = 120
+AFRESH = "`make cluster-down cluster` starts afresh"
 
 
 def up(layout: Layout) -> None:
@@ -50,6 +52,8 @@ def _settle_address(layout: Layout) -> str:
         down(layout)
         layout.prepare()
     if known.address != address:
+        for old in layout.log.glob("audit*.log"):
+            old.unlink()
         settings.save(layout, settings.Settings(address=address, kernel=settings.kernel_now()))
     return address
 
@@ -88,7 +92,7 @@ def write_configuration(layout: Layout, address: str) -> None:
 
 def _kubeconfig(layout: Layout, name: str) -> str:
     pair = ((layout.pki / f"{name}.{kind}").read_bytes() for kind in ("crt", "key"))
-    return certificates.kubeconfig(rendering.api_server_url(), (layout.pki / "ca.crt").read_bytes(), *pair)
+    return certificates.kubeconfig(settings.load(layout).server, (layout.pki / "ca.crt").read_bytes(), *pair)
 
 
 def _write(path: Path, text: str) -> None:
@@ -111,8 +115,7 @@ def _start_all(layout: Layout, address: str) -> None:
     started = [part.name for part in components.storage(layout) if start(layout, part)]
     api_server = components.api_server(layout, address)
     fresh_api_server = start(layout, api_server)
-    settings.set_kernel({"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1"})
-    network.allow_pods_out()
+    network.prepare()
     problems: list[LocalClusterError] = []
     images = threading.Thread(target=_import_images, args=(layout, problems))
     images.start()
@@ -176,7 +179,7 @@ def _has_service_account(api: Api) -> bool:
 def _dns_ready(layout: Layout) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((settings.load(layout).address, rendering.DNS_READY_PORT)) == 0
+        return probe.connect_ex((settings.load(layout).address, DNS_READY_PORT)) == 0
 
 
 def _wait(layout: Layout, what: str, condition: Callable[[], bool], parts: tuple[str, ...], seconds: float) -> None:
@@ -186,8 +189,12 @@ def _wait(layout: Layout, what: str, condition: Callable[[], bool], parts: tuple
         alive = {process.part for process in running(layout) if process.is_main}
         dead = [name for name in parts if name not in alive]
         if dead:
-            raise LocalClusterError(f"{dead[0]} ended while waiting for {what}; its log:\n{log_tail(layout, dead[0])}")
+            raise LocalClusterError(
+                f"{dead[0]} ended while waiting for {what}; its log:\n{log_tail(layout, dead[0])}\n{AFRESH}"
+            )
         if time.monotonic() > deadline:
             logs = "\n".join(f"--- {name}\n{log_tail(layout, name, 6)}" for name in parts)
-            raise LocalClusterError(f"waited {seconds:.0f} s for {what}; the ends of the logs in {layout.log}:\n{logs}")
+            raise LocalClusterError(
+                f"waited {seconds:.0f} s for {what}; the ends of the logs in {layout.log}:\n{logs}\n{AFRESH}"
+            )
         time.sleep(0.1)

@@ -6,10 +6,9 @@ JSON is YAML, so everything but containerd's TOML and CoreDNS's Corefile is rend
 import json
 from typing import Any
 
-from localcluster.layout import API_PORT, DNS_PORT, POD_NETWORK, SERVICE_DNS_IP, STORAGE_CLASS, Layout
+from localcluster.layout import DNS_PORT, DNS_READY_PORT, POD_NETWORK, SERVICE_DNS_IP, STORAGE_CLASS, Layout
 
 PAUSE_IMAGE = "localhost/modelyard/pause:local"
-DNS_READY_PORT = 10054
 PROVISIONER = "modelyard.dev/local-volumes"
 Manifest = dict[str, Any]
 
@@ -178,8 +177,3 @@ def _storage_class() -> Manifest:
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "Immediate",
     }
-
-
-def api_server_url() -> str:
-    """Where the parts on the node, and the user's kubeconfig, find the API server."""
-    return f"https://127.0.0.1:{API_PORT}"

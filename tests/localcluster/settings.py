@@ -4,8 +4,9 @@ import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from localcluster.layout import Layout
+from localcluster.layout import API_PORT, NODE_NAME, Layout
 
 # kubelet, kube-proxy and the bridge plugin change these
 KERNEL = (
@@ -17,7 +18,10 @@ ROOT = Path("/proc/sys")
 
 @dataclass
 class Settings:
-    address: str = ""
+    backend: Literal["node", "kind"] = "node"
+    address: str = ""  # of the machine; what a node of our own was started with
+    server: str = f"https://127.0.0.1:{API_PORT}"
+    node: str = NODE_NAME
     gpus: int = 0
     kernel: dict[str, str] = field(default_factory=dict)
 
@@ -28,6 +32,11 @@ def load(layout: Layout) -> Settings:
         return Settings(**json.loads(_path(layout).read_text()))
     except (OSError, ValueError, TypeError):
         return Settings()
+
+
+def exist(layout: Layout) -> bool:
+    """Whether a cluster was started from this cache, and not taken down."""
+    return _path(layout).exists()
 
 
 def save(layout: Layout, settings: Settings) -> None:

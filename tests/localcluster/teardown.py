@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from localcluster import leftovers, network, processes
+from localcluster import leftovers, network, processes, settings
 from localcluster.images import ctr
 from localcluster.layout import Layout, LocalClusterError
 from localcluster.progress import say, step
@@ -16,6 +16,14 @@ BEFORE_CONTAINERD = (
     *("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"),
 )
 PATIENCE_SECONDS = 5.0
+# made by the kubelet and the network plugins outside our cache; removed when empty, the innermost first
+SHARED_DIRECTORIES = tuple(
+    Path(path)
+    for path in (
+        *("/var/lib/kubelet/device-plugins", "/var/lib/kubelet", "/var/log/containers"),
+        *("/var/lib/cni/results", "/var/lib/cni"),
+    )
+)
 
 
 def down(layout: Layout) -> list[leftovers.Leftover]:
@@ -30,9 +38,13 @@ def down(layout: Layout) -> list[leftovers.Leftover]:
             namespace.unlink(missing_ok=True)
         network.remove_bridge()
         network.remove_rules()
+        settings.set_kernel(settings.load(layout).kernel)
         _remove_cgroups()
         for path in (*leftovers.cni_results(), *leftovers.container_logs(layout)):
             path.unlink(missing_ok=True)
+        for directory in SHARED_DIRECTORIES:
+            with contextlib.suppress(OSError):  # not there, or in use by something else
+                directory.rmdir()
         mounted = leftovers.present_mounts(layout)
         for path in layout.passing:
             # never delete through a mount that would not go: it may lead to files of the user's
@@ -48,7 +60,8 @@ def purge(layout: Layout) -> list[leftovers.Leftover]:
         with step(f"removing {layout.root}"):
             for path in (*layout.lasting, layout.log):
                 _remove(path)
-            (layout.root / "lock").unlink(missing_ok=True)
+            for lock in layout.root.glob("*.lock"):
+                lock.unlink()
             with contextlib.suppress(OSError):  # something of the user's own is in it
                 layout.root.rmdir()
     return found
