@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -244,95 +242,3 @@ def test_a_bad_configuration_ends_with_all_its_issues(tmp_path: Path) -> None:
     assert failure["reason"] == "InvalidConfig"
     for field in ("model.name", "model.digest", "batching.maxBatchSize", "batching.size", "limits.timeoutSeconds"):
         assert field in failure["message"]
-
-
-class Traffic:
-    """Clients that keep their connection, and open new ones only while the ready check passes, as a Service does."""
-
-    def __init__(self, server: ServerProcess, images: np.ndarray, clients: int) -> None:
-        self.answered = 0
-        self.after_signal = 0
-        self.lost: list[str] = []
-        self.signalled = False
-        self._server = server
-        self._body = json.dumps(document(images[:1]))
-        self._in_service = True
-        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
-        self._threads.append(threading.Thread(target=self._endpoints, daemon=True))
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join(30)
-
-    def _endpoints(self) -> None:
-        while self._in_service:
-            try:
-                ready = self._server.get("/v2/health/ready")[0] == 200
-            except OSError:
-                ready = False
-            if not ready:
-                time.sleep(0.3)  # endpoints change a while after the pod was told to end
-            self._in_service = ready
-
-    def _client(self) -> None:
-        connection: http.client.HTTPConnection | None = None
-        while connection is not None or self._in_service:
-            try:
-                connection = connection or http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=10)
-                connection.request("POST", INFER, self._body)
-                response = connection.getresponse()
-                response.read()
-            except (OSError, http.client.HTTPException) as error:
-                self.lost.append(repr(error))
-                return
-            self.answered += 1
-            self.after_signal += self.signalled
-            if response.status != 200:
-                self.lost.append(str(response.status))
-            if response.getheader("connection") == "close":
-                connection = None
-
-
-def test_constant_traffic_through_sigterm_loses_no_request(
-    artifact: Artifact, tmp_path: Path, images: np.ndarray
-) -> None:
-    with serving(serve_config(artifact, drain={"timeoutSeconds": 20}), tmp_path) as server:
-        server.wait_ready()
-        traffic = Traffic(server, images, clients=6)
-        time.sleep(1.0)
-        traffic.signalled = True
-        server.terminate()
-        deadline = time.monotonic() + 1
-        while server.get("/v2/health/ready")[0] != 503:
-            assert time.monotonic() < deadline, "still ready after the signal"
-        assert server.get("/v2/health/live")[0] == 200
-        assert server.wait_exit(20) == 0
-        traffic.join()
-        log = server.log.read_text()
-    assert traffic.lost == []
-    assert traffic.answered > 50
-    assert traffic.after_signal > 10
-    assert "drained" in log
-
-
-def test_a_drain_ends_at_its_time_although_requests_keep_coming(artifact: Artifact, tmp_path: Path) -> None:
-    with serving(serve_config(artifact, drain={"timeoutSeconds": 2}), tmp_path) as server:
-        server.wait_ready()
-        server.terminate()
-        started = time.monotonic()
-        while server.process.poll() is None and time.monotonic() - started < 20:
-            try:
-                server.get("/v2/models/digits")
-            except OSError:
-                break
-        assert server.wait_exit(10) == 0
-        assert time.monotonic() - started < 6
-
-
-def test_sigterm_while_loading_ends_the_process(artifact: Artifact, tmp_path: Path) -> None:
-    with serving(serve_config(artifact), tmp_path) as server:
-        server.wait_bound()
-        server.terminate()
-        assert server.wait_exit(15) == 0
