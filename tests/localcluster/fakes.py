@@ -55,15 +55,24 @@ def set_kwok_nodes(layout: Layout, count: int) -> None:
     if count:
         golang.build(layout, (golang.KWOK,))
         (layout.config / "kwok.yaml").write_text(stages.config())
-        if processes.start(layout, components.kwok(layout)):
-            # held by the kwok before it: the new one would leave those nodes alone until the leases end
-            _each(layout, present, lambda api, name: _gone(api, f"{LEASES}/{name}", None))
+        _start_kwok(layout, present)
     with step(f"going from {len(present)} to {count} fake nodes"):
         _each(layout, wanted - present, lambda api, name: api.create(NODES, node(name)))
         _remove_nodes(layout, present - wanted)
         _wait_until_ready(layout, wanted)
     if not count:
         processes.stop(layout, ["kwok"])
+
+
+def _start_kwok(layout: Layout, present: set[str]) -> None:
+    part = components.kwok(layout)
+    if processes.is_current(layout, part):
+        return
+    processes.stop(layout, [part.name])
+    # held by the kwok before it: a new one would leave those nodes alone until the leases end. Before it starts, since
+    # it would go on trying to renew a lease that it has seen and that is gone.
+    _each(layout, present, lambda api, name: _gone(api, f"{LEASES}/{name}", None))
+    processes.start(layout, part)
 
 
 def _wait_until_ready(layout: Layout, names: set[str]) -> None:

@@ -76,17 +76,21 @@ def running(layout: Layout) -> list[Running]:
     return found
 
 
+def is_current(layout: Layout, part: Part) -> bool:
+    """Whether `part` runs, once, with this very configuration."""
+    configs = [process.config for process in running(layout) if process.is_main and process.part == part.name]
+    return configs == [part.fingerprint()]
+
+
 def start(layout: Layout, part: Part) -> bool:
     """Start `part` unless it runs with this very configuration; restart it if with another. True if started."""
-    wanted = part.fingerprint()
-    mains = [process for process in running(layout) if process.is_main and process.part == part.name]
-    if [process.config for process in mains] == [wanted]:
+    if is_current(layout, part):
         return False
     stop(layout, [part.name])
     environment = {name: os.environ[name] for name in (*PASSED_ON, *PASSED_ON_TLS) if name in os.environ}
     environment |= {"PATH": f"{layout.bin}:{os.environ.get('PATH', os.defpath)}", **part.environment}
     environment |= {f"{MARK}ROOT": str(layout.root), f"{MARK}PART": part.name}
-    environment |= {f"{MARK}CONFIG": wanted, f"{MARK}PROGRAM": part.command[0]}
+    environment |= {f"{MARK}CONFIG": part.fingerprint(), f"{MARK}PROGRAM": part.command[0]}
     with log_path(layout, part.name).open("w") as log:
         subprocess.Popen(
             part.command,
