@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from modelyard_workloads.serve import v2_codec
+from modelyard_workloads.serve.errors import InvalidInput
 from servers.inprocess import Reply, Running, configure, eventually, running
 from servers.rows import RowModel
 from servers.wire import INFER, X, read_reply
@@ -117,3 +119,19 @@ def test_work_of_a_client_that_went_away_is_dropped() -> None:
         model.gate.set()
         first.join(10)
         assert model.batches == [2]
+
+
+def test_a_huge_value_in_the_wrong_place_costs_little_to_refuse() -> None:
+    body = b"[" + b"1.5," * 2_000_000 + b"1]"
+    started = time.process_time()
+    with pytest.raises(InvalidInput) as caught:
+        v2_codec.decode(body, None)
+    assert len(str(caught.value)) < 200
+    assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'"",', b"1,"])
+def test_json_that_would_fill_the_memory_is_refused_before_it_is_parsed(piece: bytes) -> None:
+    body = b"[" + piece * (30_000_000 // len(piece)) + b"1]"
+    with pytest.raises(InvalidInput, match="too many values"):
+        v2_codec.decode(body, None)

@@ -6,6 +6,8 @@ traceback or another client's data.
 
 from __future__ import annotations
 
+import reprlib
+
 _SHOWN = 64  # characters of a client's own text that are repeated in a message
 
 
@@ -57,7 +59,13 @@ class LoadFailure(Exception):
         self.reason = reason
 
 
-def shown(text: object) -> str:
-    """A client's own text, quoted, escaped and cut, for a message."""
-    quoted = repr(text)
+def shown(value: object) -> str:
+    """A client's own value, quoted, escaped and cut, for a message; quick however large the value is."""
+    quoted = _BRIEF.repr(value)
     return quoted if len(quoted) <= _SHOWN else quoted[:_SHOWN] + "…"
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = _SHOWN
+_BRIEF.maxlist = _BRIEF.maxdict = 4
+_BRIEF.maxlevel = 2
