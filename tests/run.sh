@@ -7,9 +7,11 @@ cd "$(dirname "$0")/.."
 preparation_log=$(mktemp)
 localcluster() { PYTHONPATH=tests "${PYTHON:-python3}" -m localcluster "$@"; }
 prepare() { localcluster up && localcluster images; }
+set -m # a process group of its own, so that an interrupted run can end all of it
 prepare >"$preparation_log" 2>&1 &
 preparation=$!
-trap 'kill "$preparation" 2>/dev/null; rm -f "$preparation_log"' EXIT
+set +m
+trap 'kill -- "-$preparation" 2>/dev/null; rm -f "$preparation_log"' EXIT
 
 failed=()
 attempt() { # NAME COMMAND…

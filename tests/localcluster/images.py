@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -121,7 +122,7 @@ def _bootstrap(layout: Layout, archive: Path, pip: str) -> None:
     with _scratch(layout, "python") as scratch:
         (scratch / "pip.conf").write_text(pip)
         hooks = [
-            f'cp {scratch}/pip.conf "$1/etc/pip.conf"',
+            f'cp {shlex.quote(str(scratch))}/pip.conf "$1/etc/pip.conf"',
             'ln -sf python3 "$1/usr/bin/python"',
             'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',  # as in the image that it stands for, pip may install
             'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/*',
