@@ -1,7 +1,7 @@
 """/healthz, /readyz and /metrics, and the audit that makes /healthz honest.
 
-Every quarter of a minute the kinds are listed directly, metadata only, and compared with what the watches brought.
-A watch that is behind for a minute is dead, whatever its connection says: /healthz turns red, the kubelet restarts
+Every ten seconds the kinds are listed directly, metadata only, and compared with what the watches brought.
+A watch that is behind for most of a minute is dead, whatever its connection says: /healthz turns red, the kubelet restarts
 the process. Deletions that a watch missed are made up for on the way.
 """
 
@@ -27,9 +27,10 @@ from modelyard_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-AUDIT_SECONDS = 15.0
-DEAD_AFTER_SECONDS = 45.0
-"""With the audit's interval, red at the latest 75 s after a watch went deaf to a change."""
+AUDIT_SECONDS = 10.0
+DEAD_AFTER_SECONDS = 40.0
+"""With the audit's interval, red at the latest 60 s after a watch went deaf to a change: before the 70 s after which
+a silent watch is opened anew, and a listing on that occasion hides for a moment that it hears nothing."""
 RESYNC_SECONDS = 600.0
 """Everything is looked at again this often, whether or not an event came."""
 

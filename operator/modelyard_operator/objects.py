@@ -98,11 +98,15 @@ def covers(desired: Any, observed: Any) -> bool:
     """Whether everything that `desired` says is so in `observed`, which may say more (defaults, other writers).
 
     Lists must have the same length and cover each other item by item: the API server keeps their order. What is empty
-    (no annotations, an environment variable with no text) is dropped by the API server, so that absent is as good.
+    (no annotations, an environment variable with no text) is dropped by the API server, so that absent is as good. In a
+    selector one key more would select nothing: it must be equal.
     """
     if isinstance(desired, Mapping):
         return isinstance(observed, Mapping) and all(
-            covers(value, observed[key]) if key in observed else not value for key, value in desired.items()
+            (value == observed[key] if key == "selector" else covers(value, observed[key]))
+            if key in observed
+            else not value
+            for key, value in desired.items()
         )
     if isinstance(desired, (list, tuple)):
         return (

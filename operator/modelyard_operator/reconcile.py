@@ -157,6 +157,9 @@ class Reconciler:
             else:
                 body = {**child, "metadata": {**child["metadata"], "uid": known["metadata"]["uid"]}}
                 answer = await self._cluster.apply(body)
+                if not covers(child, answer):
+                    # A list item of somebody else's survives an apply (a port, a container): replace whole lists.
+                    answer = await self._cluster.merge(kind, key.namespace, name, body)
         except ApiError as error:
             self._refuse(key, child, error)
             return
