@@ -108,7 +108,7 @@ def classify(parent: Object, pods: Iterable[Object], attempt: int, size: int) ->
     ahead = False
     for pod in pods:
         match = pattern.fullmatch(pod["metadata"]["name"])
-        if match is None or not is_owned_by(pod, parent):
+        if match is None or not (is_owned_by(pod, parent) or _lost_its_owner(pod, parent)):
             continue
         pod_attempt, rank = int(match[1]), int(match[2])
         if pod_attempt > attempt:
@@ -118,6 +118,15 @@ def classify(parent: Object, pods: Iterable[Object], attempt: int, size: int) ->
         else:
             current[rank] = pod
     return Gang(attempt=attempt, size=size, pods=current, stale=tuple(stale), ahead=ahead)
+
+
+def _lost_its_owner(pod: Object, parent: Object) -> bool:
+    """A pod of ours from which somebody took the owner; it gets it back. One that is older than the parent was made
+    for a namesake of it."""
+    meta = pod["metadata"]
+    return not meta.get("ownerReferences") and (
+        (meta.get("creationTimestamp") or "") >= (parent["metadata"].get("creationTimestamp") or "")
+    )
 
 
 def termination(pod: Object) -> Object | None:
