@@ -54,6 +54,8 @@ def test_every_pod_of_the_installation_is_restricted_and_cannot_write_its_root(p
     assert len(specs) == 2
     for spec in specs:
         assert violations(spec) == []
+        # else Kubernetes sets MODELYARD_STATUS_PORT=tcp://… for the Service, and the operator takes it for a setting
+        assert spec["enableServiceLinks"] is False
         for container in spec["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert {"livenessProbe", "readinessProbe", "resources"} <= set(container)
