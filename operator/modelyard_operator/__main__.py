@@ -25,7 +25,7 @@ from modelyard_operator.service.sync import sync as sync_service
 from modelyard_operator.settings import Settings
 from modelyard_operator.status_server import StatusServer
 from modelyard_operator.store import Store
-from modelyard_operator.training.render import Surroundings
+from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.sync import sync as sync_training
 from modelyard_operator.watch import Watch
 from modelyard_operator.workqueue import WorkQueue

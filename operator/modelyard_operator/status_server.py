@@ -23,7 +23,7 @@ from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.objects import API_VERSION, TRAINING, pod_name
 from modelyard_operator.plan import Key, Report
 from modelyard_operator.store import Store
-from modelyard_operator.training.render import STATUS_AUDIENCE
+from modelyard_operator.training.environment import STATUS_AUDIENCE
 from modelyard_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)

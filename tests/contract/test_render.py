@@ -8,7 +8,8 @@ import pytest
 from modelyard_operator.plan import Object
 from modelyard_operator.service.render import make_deployment, make_service, revision_of
 from modelyard_operator.service.spec import parse as parse_service
-from modelyard_operator.training.render import Surroundings, make_output_claim, make_peer_service, make_pod
+from modelyard_operator.training.environment import Surroundings
+from modelyard_operator.training.render import make_output_claim, make_peer_service, make_pod
 from modelyard_operator.training.spec import parse as parse_training
 from modelyard_workloads.config import load as load_training_config
 from modelyard_workloads.serve.config import parse_config as parse_serve_config

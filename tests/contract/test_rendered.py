@@ -16,7 +16,8 @@ from modelyard_operator.pods import RESERVED_MOUNTS, RESERVED_VOLUMES
 from modelyard_operator.schema import InvalidSpec, Model
 from modelyard_operator.service.status_schema import ModelServiceStatus
 from modelyard_operator.service.sync import sync as sync_service
-from modelyard_operator.training.render import Surroundings, make_pod
+from modelyard_operator.training.environment import Surroundings
+from modelyard_operator.training.render import make_pod
 from modelyard_operator.training.spec import parse as parse_training
 from modelyard_operator.training.status_schema import ModelTrainingStatus
 from modelyard_operator.training.sync import sync as sync_training

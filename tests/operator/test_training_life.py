@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modelyard_operator.training.render import Surroundings
+from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.sync import sync
 from simulation import World
 

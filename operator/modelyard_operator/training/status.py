@@ -14,8 +14,8 @@ from modelyard_operator import conditions
 from modelyard_operator.conditions import Conditions
 from modelyard_operator.objects import format_duration, format_time
 from modelyard_operator.plan import Children, Object, Report, Urgency
+from modelyard_operator.training.environment import processes_per_node
 from modelyard_operator.training.gang import Failure, Gang, waiting_reasons
-from modelyard_operator.training.render import processes_per_node
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 KEPT = (

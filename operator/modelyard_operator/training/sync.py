@@ -16,6 +16,7 @@ from modelyard_operator.plan import Children, Deletion, Event, Object, Plan, Rep
 from modelyard_operator.refusal import refuse
 from modelyard_operator.schema import InvalidSpec
 from modelyard_operator.training import deadlines
+from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.gang import (
     SETTLING_SECONDS,
     Failure,
@@ -27,7 +28,6 @@ from modelyard_operator.training.gang import (
 )
 from modelyard_operator.training.policy import Action, History, decide
 from modelyard_operator.training.render import (
-    Surroundings,
     make_output_claim,
     make_peer_service,
     make_pod,

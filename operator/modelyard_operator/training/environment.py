@@ -1,0 +1,143 @@
+"""What a pod of a gang is told: rendezvous, configuration, where to report; and where its data and output are. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from modelyard_operator.objects import API_VERSION, output_claim_name, pod_name
+from modelyard_operator.plan import Object
+from modelyard_operator.podspec import manifest
+from modelyard_operator.quantity import amount
+from modelyard_operator.training.spec import ModelTrainingSpec
+
+MASTER_PORT = 29500
+METRICS_PORT = 9400
+OUTPUT_PATH = "/modelyard/output"
+DATASET_PATH = "/modelyard/dataset"
+STATUS_PATH = "/var/run/modelyard/status"
+STATUS_AUDIENCE = "modelyard.dev/status"
+TOKEN_SECONDS = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the operator's own installation contributes to its children."""
+
+    workloads_image: str
+    image_pull_policy: str = "IfNotPresent"
+    status_url: str = ""
+    """Base URL of the status server, `https://host:port`; empty where there is none: pods then report nothing."""
+    status_ca: str = ""
+    """PEM of the authority that signed the status server's certificate."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A directory on a claim, as `pvc://claim/path` names it."""
+
+    claim: str
+    path: str
+
+    def under(self, mount: str) -> str:
+        return f"{mount}/{self.path}" if self.path else mount
+
+
+def claim_location(uri: str) -> Location | None:
+    if not uri.startswith("pvc://"):
+        return None
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    return Location(claim, path.strip("/"))
+
+
+def output_location(training: Object, spec: ModelTrainingSpec) -> Location:
+    return claim_location(spec.output.uri) or Location(output_claim_name(training["metadata"]["name"]), "")
+
+
+def processes_per_node(spec: ModelTrainingSpec) -> int:
+    """numProcPerNode; `auto` is one process a GPU, and one where there is none."""
+    if spec.trainer.num_proc_per_node != "auto":
+        return int(spec.trainer.num_proc_per_node)
+    limits = spec.trainer.resources_per_node.limits
+    gpus = sum(int(amount(str(count))) for name, count in limits.items() if name.endswith("/gpu") or "/mig-" in name)
+    return max(1, gpus)
+
+
+def environment(
+    training: Object, spec: ModelTrainingSpec, attempt: int, rank: int, surroundings: Surroundings
+) -> list[Object]:
+    meta = training["metadata"]
+    dataset = claim_location(spec.dataset.uri)
+    values = {
+        "HOME": "/tmp",
+        "MODELYARD_TRAINING": meta["name"],
+        "MODELYARD_NAMESPACE": meta["namespace"],
+        "MODELYARD_ATTEMPT": str(attempt),
+        "MODELYARD_OUTPUT": output_location(training, spec).under(OUTPUT_PATH),
+    }
+    if dataset:
+        values["MODELYARD_DATASET"] = dataset.under(DATASET_PATH)
+    if spec.trainer.builtin:
+        values["MODELYARD_CONFIG"] = json.dumps(_builtin_config(training, spec, attempt), separators=(",", ":"))
+    if spec.trainer.rendezvous == "torch":
+        values |= _torch_rendezvous(training, spec, attempt, rank)
+    if surroundings.status_url:
+        path = f"/apis/{API_VERSION}/namespaces/{meta['namespace']}/modeltrainings/{meta['name']}/status"
+        values |= {
+            "KUBEFLOW_TRAINER_SERVER_URL": surroundings.status_url.rstrip("/") + path,
+            "KUBEFLOW_TRAINER_SERVER_CA_CERT": f"{STATUS_PATH}/ca.crt",
+            "KUBEFLOW_TRAINER_SERVER_TOKEN": f"{STATUS_PATH}/token",
+        }
+    ours: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
+    return ours + [manifest(variable) for variable in spec.trainer.env]
+
+
+def _torch_rendezvous(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int) -> dict[str, str]:
+    """What `init_process_group("env://")` and torchrun (PET_*) read; one process a node sees itself as one rank."""
+    meta = training["metadata"]
+    nodes, processes = spec.trainer.num_nodes, processes_per_node(spec)
+    first = pod_name(meta["name"], attempt, 0)
+    address = f"{first}.{meta['name']}.{meta['namespace']}.svc" if nodes > 1 else "localhost"
+    return {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(MASTER_PORT),
+        "NNODES": str(nodes),
+        "NODE_RANK": str(rank),
+        "NPROC_PER_NODE": str(processes),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(nodes),
+        "PET_NNODES": str(nodes),
+        "PET_NODE_RANK": str(rank),
+        "PET_NPROC_PER_NODE": str(processes),
+        "PET_MASTER_ADDR": address,
+        "PET_MASTER_PORT": str(MASTER_PORT),
+    }
+
+
+def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> Object:
+    """The MODELYARD_CONFIG of a bundled trainer (`modelyard_workloads.config`)."""
+    meta = training["metadata"]
+    output, dataset = output_location(training, spec), claim_location(spec.dataset.uri)
+    return {
+        "task": spec.trainer.builtin,
+        "parameters": spec.trainer.parameters,
+        "training": {
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta["uid"],
+            "generation": meta.get("generation", 1),
+        },
+        "attempt": attempt,
+        "dataset": {"uri": f"file://{dataset.under(DATASET_PATH)}" if dataset else spec.dataset.uri},
+        "model": {"uri": ""},
+        "output": {
+            "path": output.under(OUTPUT_PATH),
+            "uri": f"pvc://{output.claim}" + (f"/{output.path}" if output.path else ""),
+        },
+        "checkpoint": {
+            "everySteps": spec.checkpoint.every_steps,
+            "everySeconds": spec.checkpoint.every_seconds,
+            "keepLast": spec.checkpoint.keep_last,
+            "resume": spec.checkpoint.resume,
+        },
+    }
