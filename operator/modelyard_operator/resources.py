@@ -1,4 +1,10 @@
-"""What a CustomResourceDefinition says beside the schema: names, columns, rules over the whole object, `/scale`."""
+"""What a CustomResourceDefinition says beside the schema: names, columns, rules over the whole object, `/scale`.
+
+Unknown fields: a schema cannot refuse them, it is the request that does. kubectl asks for strict validation,
+server-side apply refuses what no schema declares, other clients get a warning and the field is dropped. Keeping such
+fields (preserve-unknown-fields) would show them to the operator, but take the immediate refusal from kubectl's users;
+so they are kept only in `parameters`, which the operator checks.
+"""
 
 from __future__ import annotations
 
