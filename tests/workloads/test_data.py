@@ -55,7 +55,7 @@ def test_the_digits_are_split_the_same_way_for_every_training() -> None:
 
 def test_two_ranks_augment_together_what_one_rank_augments_alone() -> None:
     parameters = ImageClassificationParameters(batch_size=16, image_size=16, horizontal_flip=True)
-    images = load_images("example://digits", parameters).train
+    images = load_images("example://digits", parameters)
     alone = next(ImageBatches(images, parameters, Shard(rank=0, world_size=1)))
     halves = [next(ImageBatches(images, parameters, Shard(rank=rank, world_size=2))) for rank in range(2)]
     assert torch.equal(torch.cat([half[0] for half in halves]), alone[0])

@@ -37,7 +37,7 @@ class Parameters(Section):
     of ranks.
     """
 
-    epochs: int = Field(8, ge=1, le=100_000, description="How many times the training data is seen.")
+    epochs: int = Field(10, ge=1, le=100_000, description="How many times the training data is seen.")
     batch_size: int = Field(
         64,
         ge=1,
@@ -78,7 +78,12 @@ class ImageClassificationParameters(Parameters):
         pattern=r"^[a-z0-9_.]+$",
         description="resnet10, resnet18, resnet34, resnet50, resnet101, resnet152, or any architecture of timm.",
     )
-    image_size: int = Field(32, ge=8, le=1024, description="Height and width in pixels that the network sees.")
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Height and width in pixels that the network sees; without it, 24 for example://digits, else 224.",
+    )
     small_input_stem: bool = Field(
         False,
         description="resnet* only: one 3x3 convolution instead of the 7x7 and the pooling; for up to 64 pixels.",

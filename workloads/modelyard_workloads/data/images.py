@@ -27,6 +27,7 @@ from modelyard_workloads.data.digits import CLASSES, held_out_mask, load_digits
 from modelyard_workloads.data.order import DataOrder, Draw, Shard
 from modelyard_workloads.exits import DataError
 
+_DIGITS_SIZE, _FOLDER_SIZE = 24, 224
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
@@ -57,6 +58,7 @@ class ImageDataset:
     train: ImageSet
     held_out: ImageSet
     labels: list[str]
+    image_size: int  # what the network shall see
     mean: list[float]
     std: list[float]
 
@@ -64,16 +66,23 @@ class ImageDataset:
 def load_images(uri: str, parameters: ImageClassificationParameters) -> ImageDataset:
     """Read the dataset at `uri`. Raises DataError with every unusable thing named."""
     if uri == "example://digits":
+        size = parameters.image_size or _DIGITS_SIZE
         train, held_out, labels = _digits(parameters.evaluation_fraction)
     elif uri.startswith("file://"):
         root = Path(unquote(urlparse(uri).path))
-        train, held_out, labels = _folder(root, parameters.image_size, parameters.evaluation_fraction)
+        size = parameters.image_size or _FOLDER_SIZE
+        train, held_out, labels = _folder(root, size, parameters.evaluation_fraction)
     else:
         raise DataError(f"dataset.uri: {uri!r} cannot be read; use example://digits or file:///path")
     pixels = train.images.transpose(0, 1).flatten(1).float() / 255  # (C, N H W)
     std = pixels.std(dim=1).clamp_min(1e-3)
     return ImageDataset(
-        train=train, held_out=held_out, labels=labels, mean=pixels.mean(dim=1).tolist(), std=std.tolist()
+        train=train,
+        held_out=held_out,
+        labels=labels,
+        image_size=size,
+        mean=pixels.mean(dim=1).tolist(),
+        std=std.tolist(),
     )
 
 
@@ -155,10 +164,14 @@ def _square(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 class ImageBatches:
-    """This rank's part of the endless stream of training batches: ((b, C, S, S) floats 0..1, (b,) labels)."""
+    """This rank's part of the endless stream of training batches: ((b, C, H, W) floats 0..1, (b,) labels).
 
-    def __init__(self, images: ImageSet, parameters: ImageClassificationParameters, shard: Shard) -> None:
-        self._images = images
+    Augmented images have the size that the network sees (one sampling does both), others the one they have.
+    """
+
+    def __init__(self, dataset: ImageDataset, parameters: ImageClassificationParameters, shard: Shard) -> None:
+        self._images = images = dataset.train
+        self._size = dataset.image_size
         self._parameters = parameters
         self._shard = shard
         self._order = DataOrder(count=len(images), batch_size=parameters.batch_size, seed=parameters.seed)
@@ -170,7 +183,7 @@ class ImageBatches:
         indices = self._shard.take(draw.indices).to(self._images.labels.device)
         images = self._images.images[indices].float() / 255
         if self._parameters.augment or self._parameters.horizontal_flip:
-            images = warp(images, self._shard.take(self._affine(draw)).to(images.device), self._parameters.image_size)
+            images = warp(images, self._shard.take(self._affine(draw)).to(images.device), self._size)
         return images, self._images.labels[indices]
 
     def state_dict(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -63,7 +63,8 @@ class ImageClassificationTask:
         self._shard = shard
         self._dataset = load_images(self._dataset_uri, self._parameters)
         self._held_out = self._dataset.held_out.to(device)
-        return ImageBatches(self._dataset.train.to(device), self._parameters, shard)
+        on_device = replace(self._dataset, train=self._dataset.train.to(device))
+        return ImageBatches(on_device, self._parameters, shard)
 
     def build_model(self) -> ImageClassifier:
         """A network for the data's channels and classes, channels last."""
@@ -132,7 +133,7 @@ class ImageClassificationTask:
             name=parameters.architecture,
             channels=self._dataset.train.images.shape[1],
             classes=len(self._dataset.labels),
-            image_size=parameters.image_size,
+            image_size=self._dataset.image_size,
             small_input_stem=parameters.small_input_stem,
             dropout=parameters.dropout,
         )
