@@ -63,3 +63,22 @@ test-cluster: venv cluster images ## the tests on the local cluster
 .PHONY: bench-serve
 bench-serve: venv ## requests per second and latency of the server, as JSON lines (SECONDS=5 for each figure)
 	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_serve.py --seconds $(or $(SECONDS),5)
+
+$(VENV)/.made-for-demo: pyproject.toml
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || apt-get install --yes --quiet python3-venv
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --editable '.[demo]'  # no torch: that is in the image
+	@touch $@
+
+.PHONY: demo
+demo: ## from nothing to predictions: cluster, operator, a training, its service, and requests to it
+	@began=$$(date +%s.%N); $(MAKE) --no-print-directory $(VENV)/.made-for-demo; \
+	DEMO_BEGAN=$$began PYTHONPATH=tests $(VENV)/bin/python -m demo up
+
+.PHONY: demo-down
+demo-down: $(VENV)/.made-for-demo ## remove what the demo made in the cluster; the cluster stays
+	@PYTHONPATH=tests $(VENV)/bin/python -m demo down
+
+.PHONY: bench-operator
+bench-operator: venv ## N ModelTrainings at once until all run, beside N bare pods, as JSON lines (N=1000, ROUNDS=2)
+	PYTHONPATH=tests $(VENV)/bin/python tests/bench/bench_operator.py --objects $(or $(N),1000) --rounds $(or $(ROUNDS),2)

@@ -1,0 +1,1 @@
+"""`make demo`: from a bare machine to predictions of a model that was trained and is served on Kubernetes."""
