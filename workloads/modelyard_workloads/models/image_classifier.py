@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H x W size of the images as they come, S size the n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ def _timm_network(architecture: ImageArchitecture) -> nn.Module:
     import timm  # half of a second; only where it is needed
 
     if not timm.is_model(architecture.name):
-        near = timm.list_models(f"*{architecture.name[:6]}*")[:5]
-        hint = f"; near: {', '.join(near)}" if near else ""
+        near = get_close_matches(architecture.name, [*BLOCKS, *timm.list_models()])
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UnknownArchitecture(f"{architecture.name!r} is no known architecture{hint}")
     arguments: dict[str, Any] = {
         "pretrained": False,
