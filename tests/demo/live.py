@@ -82,7 +82,17 @@ def view(snapshot: Snapshot, width: int) -> RenderableType:
     table.add_column(overflow="fold")
     figures = Text("   ".join(_figures(snapshot, training)))
     table.add_row("training", _coloured(training.phase), figures)
-    table.add_row("", "", ProgressBar(total=1.0, completed=training.fraction, width=min(48, width - 28)))
+    table.add_row(
+        "",
+        "",
+        ProgressBar(
+            total=1.0,
+            completed=training.fraction,
+            width=min(48, width - 28),
+            complete_style="cyan",
+            finished_style="green",
+        ),
+    )
     if training.note:
         table.add_row("", "", Text(training.note, style="yellow"))
     table.add_row("service", _coloured(service[0]), Text(service[1], style="dim"))
@@ -97,7 +107,10 @@ def loss_plot(snapshot: Snapshot, width: int) -> list[RenderableType]:
     """The loss so far over all steps of the training."""
     total = snapshot.history.total or None
     lines = line_plot(snapshot.history.losses, width, PLOT_HEIGHT, right=total)
-    return [Text("loss over steps", style="dim"), *(Text(line, style="cyan", no_wrap=True) for line in lines)]
+    texts = [Text(line, style="dim", no_wrap=True) for line in lines]
+    for text in texts:
+        text.highlight_regex(r"[\u2800-\u28ff]+", "not dim cyan")
+    return [Text("loss over steps", style="dim"), *texts]
 
 
 def _training(snapshot: Snapshot) -> Training:
