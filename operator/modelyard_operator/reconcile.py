@@ -27,7 +27,8 @@ Sync = Callable[[Object, Children, datetime], Plan]
 STATUS_DELAY: Mapping[Urgency, float] = {Urgency.NOW: 0.0, Urgency.SOON: 1.0, Urgency.LATER: 10.0}
 """Seconds that a status may wait to be merged with the next."""
 WARNINGS_AFTER_SECONDS = 3.0
-"""A pod that still waits after this time is asked why: its Events are read."""
+"""A pod that still waits after this time is asked why: its Events are read, now and from time to time."""
+WARNINGS_EVERY_SECONDS = 15.0
 GROUPED_ERRORS = (403, 409, 422)
 """Refusals of a child that trying again at once cannot mend: shown in the parent's status, retried with back-off."""
 
@@ -108,7 +109,8 @@ class Reconciler:
         wait = await self._write_status_when_due(key, parent, plan)
         if plan.status is not None:
             metrics.publish(key, plan.status)
-        delays = [delay for delay in (plan.requeue_after, wait) if delay is not None]
+        look = min((s for pod in children.pods if (s := _next_look(pod, utc_now())) is not None), default=None)
+        delays = [delay for delay in (plan.requeue_after, wait, look) if delay is not None]
         if delays:
             self._queue.add_after(key, min(delays))
 
@@ -281,8 +283,14 @@ def _identity(obj: Object) -> Object:
 
 def _waits_long(pod: Object, now: datetime) -> bool:
     """A pod on a node whose containers have not started some seconds after it was created."""
+    return _next_look(pod, now) == WARNINGS_EVERY_SECONDS
+
+
+def _next_look(pod: Object, now: datetime) -> float | None:
+    """Seconds until a pod that waits on a node is asked why: no other event need come. None for all other pods."""
     status = pod.get("status") or {}
     if status.get("phase") != "Pending" or not pod["spec"].get("nodeName") or is_terminating(pod):
-        return False
-    created = parse_time(pod["metadata"].get("creationTimestamp"))
-    return created is not None and (now - created).total_seconds() > WARNINGS_AFTER_SECONDS
+        return None
+    created = parse_time(pod["metadata"].get("creationTimestamp")) or now
+    left = WARNINGS_AFTER_SECONDS - (now - created).total_seconds()
+    return left if left > 0 else WARNINGS_EVERY_SECONDS
