@@ -1,0 +1,68 @@
+"""Tests that mostly wait run side by side, in threads: with this marker, each runs from the start of the first one.
+
+A pytest item marked `side_by_side` only waits for the outcome of its function. The marker's `seconds` is how long it
+takes: the longest begin first. Such a test takes the session's `laboratory` and its own parameters, nothing else.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import pytest
+
+THREADS = 14
+TIMEOUT_SECONDS = 900
+
+_items = pytest.StashKey[list[pytest.Function]]()
+_running = pytest.StashKey[dict[str, "Future[float]"]]()
+
+
+class SideBySide:
+    """The pytest plugin."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", "side_by_side(seconds): runs in a thread beside the others so marked")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        marked = [i for i in session.items if isinstance(i, pytest.Function) and i.get_closest_marker("side_by_side")]
+        for item in marked:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+        session.config.stash[_items] = sorted(marked, key=_seconds, reverse=True)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        if pyfuncitem.get_closest_marker("side_by_side") is None:
+            return None
+        stash = pyfuncitem.config.stash
+        if _running not in stash:
+            pool = ThreadPoolExecutor(THREADS, thread_name_prefix="test")
+            laboratory = pyfuncitem.funcargs["laboratory"]
+            stash[_running] = {i.nodeid: pool.submit(_run, i, laboratory) for i in stash[_items]}
+        seconds = stash[_running][pyfuncitem.nodeid].result()
+        pyfuncitem.user_properties.append(("seconds", round(seconds, 1)))
+        return True
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        for future in session.config.stash.get(_running, {}).values():
+            future.cancel()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """What each really took: pytest itself shows how long it was waited for."""
+        reports = [r for name in ("passed", "failed") for r in terminalreporter.stats.get(name, ()) if r.when == "call"]
+        taken = sorted(((dict(r.user_properties).get("seconds", 0.0), r.nodeid) for r in reports), reverse=True)
+        for seconds, nodeid in [t for t in taken if t[0]][:12]:
+            terminalreporter.write_line(f"{seconds:6.1f} s  {nodeid}")
+
+
+def _seconds(item: pytest.Function) -> float:
+    marker = item.get_closest_marker("side_by_side")
+    return float(marker.kwargs.get("seconds", 10)) if marker else 0.0
+
+
+def _run(item: pytest.Function, laboratory: Any) -> float:
+    started = monotonic()
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    item.obj(laboratory=laboratory, **parameters)
+    return monotonic() - started
