@@ -85,13 +85,18 @@ def show_figures(console: Console, answers: Answers) -> None:
 
 def show_series(console: Console, source: str, series: Sequence[Series], problem: str = "") -> None:
     """Prometheus series of one process."""
-    console.print(Padding(Text(source, style="cyan"), INDENT))
-    table = _table()
-    for item in series:
-        table.add_row(Text(item.name + item.labels), Text(item.value, style="bold"), Text(item.help, style="dim"))
+    console.print(Text(f"    {source}", style="cyan"))
     if not series:
-        table.add_row(Text(problem or "nothing was served", style="yellow"))
-    console.print(Padding(table, (0, 0, 1, 4)))
+        console.print(Text(f"    {problem or 'nothing was served'}", style="yellow"), soft_wrap=True)
+    names = [item.name + item.labels for item in series]
+    name_width = max(map(len, names), default=0)
+    value_width = max((len(item.value) for item in series), default=0)
+    for name, item in zip(names, series, strict=True):
+        line = Text.assemble(f"    {name:<{name_width}}   ", (f"{item.value:<{value_width}}", "bold"), "   ")
+        line.append(item.help, style="dim")
+        line.truncate(max(console.width, name_width + value_width + 8), overflow="ellipsis")  # help alone is shortened
+        console.print(line, soft_wrap=True)
+    console.print()
 
 
 def show_budget(console: Console, clock: Clock) -> None:

@@ -30,7 +30,7 @@ OPERATOR_SERIES = (
     "modelyard_training_finished_total",
     "modelyard_service_ready",
     "modelyard_reconcile_seconds",
-    "modelyard_watch_lag_seconds",
+    "modelyard_workqueue_depth",
     "process_resident_memory_bytes",
 )
 TRAINER_SERIES = (
