@@ -17,7 +17,7 @@ from modelyard_workloads import config as configuration
 from modelyard_workloads import termination
 from modelyard_workloads.exits import BAD_CONFIG, BAD_ENVIRONMENT, ConfigError, PodError
 from modelyard_workloads.exporter import Exporter
-from modelyard_workloads.hardware import available_cores
+from modelyard_workloads.hardware import available_cores, openmp_environment
 from modelyard_workloads.processes import Failure, start
 from modelyard_workloads.status import Estimator, StatusReporter, report
 from modelyard_workloads.supervisor import Outcome, Supervisor
@@ -69,7 +69,7 @@ def rank_environments(environment: Mapping[str, str]) -> dict[int, dict[str, str
     base = {
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": "29500",
-        "OMP_NUM_THREADS": str(max(1, available_cores() // processes)),
+        **openmp_environment(available_cores() // processes),
         # cuBLAS is deterministic only with a fixed workspace, which must be known before it starts.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         # glibc gives large tensors back to the kernel at every step and faults them in again: a tenth of a CPU's time.

@@ -11,10 +11,10 @@ import os
 import sys
 from contextlib import suppress
 
+from modelyard_workloads.hardware import available_cores, openmp_environment
 from modelyard_workloads.serve.app import Application
 from modelyard_workloads.serve.batcher import Batcher, BatchLimits, InferenceThread
 from modelyard_workloads.serve.config import InvalidConfig, ServeConfig, parse_config
-from modelyard_workloads.serve.cpus import limit_threads
 from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
 from modelyard_workloads.serve.errors import LoadFailure
 from modelyard_workloads.serve.loading import Loaded, load
@@ -101,7 +101,9 @@ def main() -> int:
     tail.setFormatter(logging.getLogger().handlers[0].formatter)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and end are in our own words
     sys.setswitchinterval(_SWITCH_SECONDS)
-    limit_threads()
+    # One core is left to the event loop; what the pod's environment says already, stays.
+    for name, value in openmp_environment(available_cores() - 1).items():
+        os.environ.setdefault(name, value)
     try:
         config = parse_config(os.environ.get("MODELYARD_CONFIG", ""))
     except InvalidConfig as error:
