@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
@@ -89,6 +90,8 @@ class Cluster:
     def __init__(self, configuration: Configuration) -> None:
         configuration.connection_pool_maxsize = MAX_IN_FLIGHT
         configuration.retries = False
+        # For every request aiohttp reads ~/.netrc and looks for a proxy, each in a thread: only where there is a proxy.
+        configuration.client_session_kwargs = {"trust_env": "https" in getproxies()}
         self._client = ApiClient(configuration)
         self._host = configuration.host.rstrip("/")
         self._in_flight = asyncio.Semaphore(MAX_IN_FLIGHT)

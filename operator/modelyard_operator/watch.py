@@ -29,6 +29,36 @@ _WATCHED: tuple[tuple[str, tuple[str, str, str]], ...] = (
 WATCHED_KINDS = tuple(kind for kind, _ in _WATCHED)
 
 
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """What kopf keeps in objects to tell what changed in them: nothing. Else it copies every object of every event."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("an event source writes nothing")
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """What kopf keeps in objects of how far its handlers are: nothing; likewise."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("an event source writes nothing")
+
+    def purge(self, **_: Any) -> None: ...
+
+    def touch(self, **_: Any) -> None: ...
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
 class Watch:
     """The watches of the operator, on all namespaces or on those named."""
 
@@ -70,6 +100,8 @@ class Watch:
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # Events are recorded by ours, which aggregates
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     settings.scanning.disabled = True  # no rights on namespaces and CRDs are needed
     settings.watching.server_timeout = 240
     settings.watching.client_timeout = 250
