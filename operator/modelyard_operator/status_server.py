@@ -20,8 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from modelyard_operator.cluster import ApiError, Cluster
-from modelyard_operator.objects import API_VERSION, TRAINING, pod_name
-from modelyard_operator.plan import Key, Report
+from modelyard_operator.objects import API_VERSION, TRAINING, is_owned_by, pod_name
+from modelyard_operator.plan import Key, Object, Report
 from modelyard_operator.store import Store
 from modelyard_operator.training.environment import STATUS_AUDIENCE
 from modelyard_operator.workqueue import WorkQueue
@@ -103,7 +103,7 @@ class StatusServer:
         if training is None:
             return _answer(404, "there is no such training")
         attempt = int((training.get("status") or {}).get("attempt") or 1)
-        if refused := self._not_rank_zero(key, user, attempt):
+        if refused := self._not_rank_zero(training, user, attempt):
             return _answer(403, refused)
         try:
             body = _Body.model_validate_json(await request.read())
@@ -114,17 +114,18 @@ class StatusServer:
         self._queue.add(key)
         return web.json_response({"directive": "continue"})
 
-    def _not_rank_zero(self, key: Key, user: dict[str, Any], attempt: int) -> str:
-        """Why this user may not report for the training; empty when it may."""
+    def _not_rank_zero(self, training: Object, user: dict[str, Any], attempt: int) -> str:
+        """Why this user may not report for the training; empty when it may. A namesake of the past may not."""
+        meta = training["metadata"]
         extra = user.get("extra") or {}
         name = next(iter(extra.get("authentication.kubernetes.io/pod-name") or ()), "")
         uid = next(iter(extra.get("authentication.kubernetes.io/pod-uid") or ()), "")
-        if not str(user.get("username", "")).startswith(f"system:serviceaccount:{key.namespace}:"):
+        if not str(user.get("username", "")).startswith(f"system:serviceaccount:{meta['namespace']}:"):
             return "the token belongs to another namespace"
-        if name != pod_name(key.name, attempt, 0):
+        if name != pod_name(meta["name"], attempt, 0):
             return f"only rank 0 of the current attempt, {attempt}, reports"
-        known = self._store.get("Pod", key.namespace, name)
-        if known is not None and known["metadata"]["uid"] != uid:
+        known = self._store.get("Pod", meta["namespace"], name)
+        if known is None or known["metadata"]["uid"] != uid or not is_owned_by(known, training):
             return "the token belongs to a pod of the past"
         return ""
 

@@ -81,6 +81,7 @@ def make_status(
         "phase": phase_of(marks),
     }
     status.setdefault("attempt", gang.attempt)
+    status.setdefault("restarts", 0)
     status["nodes"] = {
         "desired": gang.size,
         "ready": gang.running,
@@ -127,7 +128,8 @@ def _set_conditions(
         marks.set("Stalled", False, "NotStalled")
     settled = step.finished is not None or step.suspended or gang.scheduled == gang.size or marks.is_true("Stalled")
     marks.set("Reconciling", not settled, "Settled" if settled else "StartingPods")
-    marks.set("Succeeded", step.finished, step.reason or "Active", step.message)
+    active_reason = marks.reason("Stalled") if marks.is_true("Stalled") else step.reason or "Active"
+    marks.set("Succeeded", step.finished, step.reason if step.finished is not None else active_reason, step.message)
     marks.set("Finished", step.finished is not None, step.reason or "Active", step.message)
 
 
