@@ -81,7 +81,8 @@ class Ranks:
         """Join the others at MASTER_ADDR:MASTER_PORT; retries for at most STARTUP_SECONDS. Raises PodError when it
         takes longer.
         """
-        torch.set_num_threads(max(1, available_cores() // self.info.local_world_size))
+        if "OMP_NUM_THREADS" not in os.environ:  # torchrun and bare processes; the launcher sets it
+            torch.set_num_threads(max(1, available_cores() // self.info.local_world_size))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world_size == 1:
