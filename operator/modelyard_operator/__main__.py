@@ -48,6 +48,7 @@ async def run(chosen: Settings) -> int:
     """Run until a signal; returns the exit code. Anything that ends by itself ends the process: no zombies."""
     cluster = await Cluster.connect(chosen.kubeconfig)
     store, queue = Store(), WorkQueue[Key]()
+    metrics.REGISTRY.register(metrics.ObjectCollector(store.of_kind))
     health = Health(cluster, store, queue, chosen.namespaces)
     recorder = EventRecorder(cluster)
     election = LeaderElection(

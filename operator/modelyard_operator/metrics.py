@@ -1,18 +1,21 @@
 """The operator's Prometheus metrics: its own health first, then one small set of series per custom resource.
 
 The queue's and the reconciler's series mean what their namesakes of controller-runtime mean. Series that carry the
-name of an object go when the object goes (`forget`).
+name of an object are made from the observed objects at each scrape: they cost no memory, and go when the object goes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
-from modelyard_operator.objects import TRAINING
+from modelyard_operator.objects import SERVICE, TRAINING
 from modelyard_operator.plan import Key, Object
 
 REGISTRY = CollectorRegistry()
@@ -51,20 +54,54 @@ WATCH_LAG = Gauge(
 )
 EVENTS_DROPPED = Counter("modelyard_events_dropped", "Kubernetes Events not recorded, by the limit.", registry=REGISTRY)
 
-PHASES = ("Pending", "Queued", "Suspended", "Scheduled", "Running", "Restarting", "Stalled", "Succeeded", "Failed")
-_OBJECT = ("namespace", "name")
-TRAINING_PHASE = Gauge(
-    "modelyard_training_phase", "1 for the phase a training is in.", (*_OBJECT, "phase"), registry=REGISTRY
-)
-TRAINING_PROGRESS = Gauge("modelyard_training_progress_ratio", "Done, 0 to 1.", _OBJECT, registry=REGISTRY)
-TRAINING_ETA = Gauge("modelyard_training_eta_seconds", "Estimated seconds to the end.", _OBJECT, registry=REGISTRY)
-TRAINING_STEP = Gauge("modelyard_training_step", "Optimizer steps done, as reported.", _OBJECT, registry=REGISTRY)
-TRAINING_RESTARTS = Gauge("modelyard_training_restarts", "Restarts of the whole gang.", _OBJECT, registry=REGISTRY)
 TRAINING_FINISHED = Counter(
     "modelyard_training_finished", "Trainings that ended, by result.", ("namespace", "result"), registry=REGISTRY
 )
-SERVICE_READY = Gauge("modelyard_service_ready", "1 while a ModelService is Ready.", _OBJECT, registry=REGISTRY)
-SERVICE_REPLICAS = Gauge("modelyard_service_ready_replicas", "Ready server pods.", _OBJECT, registry=REGISTRY)
+
+_OBJECT = ("namespace", "name")
+_PROGRESS = (
+    ("modelyard_training_progress_ratio", "Done, 0 to 1.", "percentage", 0.01),
+    ("modelyard_training_eta_seconds", "Estimated seconds to the end.", "estimatedRemainingSeconds", 1.0),
+    ("modelyard_training_step", "Optimizer steps done, as reported.", "step", 1.0),
+)
+
+
+class ObjectCollector(Collector):
+    """The series of the custom resources, made from their status when they are asked for: none is kept."""
+
+    def __init__(self, objects: Callable[[str], Iterable[Object]]) -> None:
+        self._objects = objects
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # else the registry would collect once to learn the names
+
+    def collect(self) -> Iterable[Metric]:
+        phase = _gauge("modelyard_training_phase", "1 for the phase a training is in.", "phase")
+        restarts = _gauge("modelyard_training_restarts", "Restarts of the whole gang.")
+        progress = [(_gauge(name, text), field, scale) for name, text, field, scale in _PROGRESS]
+        for labels, status in self._statuses(TRAINING):
+            phase.add_metric((*labels, status.get("phase") or "Pending"), 1)
+            restarts.add_metric(labels, status.get("restarts") or 0)
+            told = status.get("progress") or {}
+            for gauge, field, scale in progress:
+                if told.get(field) is not None:
+                    gauge.add_metric(labels, told[field] * scale)
+        ready = _gauge("modelyard_service_ready", "1 while a ModelService is Ready.")
+        replicas = _gauge("modelyard_service_ready_replicas", "Ready server pods.")
+        for labels, status in self._statuses(SERVICE):
+            is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+            ready.add_metric(labels, is_ready)
+            replicas.add_metric(labels, status.get("readyReplicas") or 0)
+        yield from (phase, restarts, *(gauge for gauge, _, _ in progress), ready, replicas)
+
+    def _statuses(self, kind: str) -> Iterator[tuple[tuple[str, str], Object]]:
+        for obj in self._objects(kind):
+            meta = obj["metadata"]
+            yield (meta["namespace"], meta["name"]), obj.get("status") or {}
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=(*_OBJECT, *labels))
 
 
 def observe_api_call(verb: str, resource: str, code: int, started: float) -> None:
@@ -73,39 +110,8 @@ def observe_api_call(verb: str, resource: str, code: int, started: float) -> Non
     API_REQUESTS.labels(verb, resource, str(code)).inc()
 
 
-def publish(key: Key, status: Object) -> None:
-    """Set the series of one custom resource from the status just observed or written."""
-    labels = (key.namespace, key.name)
-    if key.kind != TRAINING:
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
-        SERVICE_READY.labels(*labels).set(ready)
-        SERVICE_REPLICAS.labels(*labels).set(status.get("readyReplicas") or 0)
-        return
-    for phase in PHASES:
-        if phase == status.get("phase"):
-            TRAINING_PHASE.labels(*labels, phase).set(1)
-        else:
-            _remove(TRAINING_PHASE, *labels, phase)
-    progress = status.get("progress") or {}
-    TRAINING_RESTARTS.labels(*labels).set(status.get("restarts") or 0)
-    for gauge, name, scale in (
-        (TRAINING_PROGRESS, "percentage", 0.01),
-        (TRAINING_ETA, "estimatedRemainingSeconds", 1.0),
-        (TRAINING_STEP, "step", 1.0),
-    ):
-        if progress.get(name) is not None:
-            gauge.labels(*labels).set(progress[name] * scale)
-
-
-def forget(key: Key) -> None:
-    """Drop the series of a custom resource that is gone."""
-    labels = (key.namespace, key.name)
-    for phase in PHASES:
-        _remove(TRAINING_PHASE, *labels, phase)
-    for gauge in (TRAINING_PROGRESS, TRAINING_ETA, TRAINING_STEP, TRAINING_RESTARTS, SERVICE_READY, SERVICE_REPLICAS):
-        _remove(gauge, *labels)
-
-
-def _remove(gauge: Gauge, *labels: str) -> None:
-    # prometheus_client logs nothing and raises nothing for a series that is not there.
-    gauge.remove(*labels)
+def observe_status(key: Key, before: Object, after: Object) -> None:
+    """Count a training that has just ended, by the status that was written."""
+    result = after.get("phase")
+    if key.kind == TRAINING and result in ("Succeeded", "Failed") and before.get("phase") != result:
+        TRAINING_FINISHED.labels(key.namespace, result).inc()

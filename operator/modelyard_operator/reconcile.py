@@ -87,7 +87,6 @@ class Reconciler:
             # Children go by their owner references; what is left here is memory.
             self._differs_since.pop(key, None)
             self._written.pop(key, None)
-            metrics.forget(key)
             return
         children = self._store.children(key)
         if any(_waits_long(pod, utc_now()) for pod in children.pods):
@@ -107,8 +106,6 @@ class Reconciler:
             return
         await self._write_children(key, parent, plan)
         wait = await self._write_status_when_due(key, parent, plan)
-        if plan.status is not None:
-            metrics.publish(key, plan.status)
         look = min((s for pod in children.pods if (s := _next_look(pod, utc_now())) is not None), default=None)
         delays = [delay for delay in (plan.requeue_after, wait, look) if delay is not None]
         if delays:
@@ -256,6 +253,7 @@ class Reconciler:
                 return
             raise
         self._store.put(key.kind, answer)
+        metrics.observe_status(key, parent.get("status") or {}, plan.status or {})
         self._differs_since.pop(key, None)
         self._written[key] = monotonic()
         for event in plan.events:
