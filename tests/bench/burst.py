@@ -124,13 +124,15 @@ class Burst:
             raise RuntimeError(f"{kind}: {told()} after {self._patience:.0f} s") from error
 
     async def _follow(self, kind: str, watched: Watched, version: str) -> None:
-        query = f"?watch=1&timeoutSeconds=3600&resourceVersion={version}"
-        async with self._watching.get(self._url(kind) + query) as answer:
-            async for line in answer.content:
-                self._note(watched, json.loads(line))
-        raise RuntimeError("closed by the server")
+        """Watch until cancelled, going on from the last event when the server ends a watch."""
+        while True:
+            query = f"?watch=1&timeoutSeconds=3600&resourceVersion={version}"
+            async with self._watching.get(self._url(kind) + query) as answer:
+                async for line in answer.content:
+                    version = self._note(watched, json.loads(line))
 
-    def _note(self, watched: Watched, event: dict[str, Any]) -> None:
+    def _note(self, watched: Watched, event: dict[str, Any]) -> str:
+        """Take one event in; returns its resourceVersion."""
         now = time.perf_counter()
         obj = event["object"]
         if event["type"] == "ERROR":
@@ -143,6 +145,7 @@ class Burst:
             if (obj.get("status") or {}).get("phase") == "Running":
                 watched.running.setdefault(name, now)
         watched.changed = now
+        return str(obj["metadata"]["resourceVersion"])
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
