@@ -1,8 +1,8 @@
 """/healthz, /readyz and /metrics, and the audit that makes /healthz honest.
 
 Every ten seconds the kinds are listed directly, metadata only, and compared with what the watches brought.
-A watch that is behind for most of a minute is dead, whatever its connection says: /healthz turns red, the kubelet restarts
-the process. Deletions that a watch missed are made up for on the way.
+A watch that is behind for most of a minute is dead, whatever its connection says: /healthz turns red, the kubelet
+restarts the process. Deletions that a watch missed are made up for on the way.
 """
 
 from __future__ import annotations
