@@ -34,6 +34,11 @@ def pod_name(training: str, attempt: int, rank: int) -> str:
     return f"{training}-{attempt}-{rank}"
 
 
+def peer_service_name(training: str) -> str:
+    """Not the training's own name: a ModelService may have that, and its Service has the same."""
+    return f"{training}-nodes"
+
+
 def output_claim_name(training: str) -> str:
     return f"{training}-output"
 

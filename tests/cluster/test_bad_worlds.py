@@ -91,7 +91,7 @@ def test_more_gpus_than_any_node_has_can_be_put_right_while_suspended(laboratory
     played.edit(suspend=True, trainer={"resourcesPerNode": {"limits": {"nvidia.com/gpu": 1}}})
     played.wait("suspended", phase="Suspended")
     played.edit(suspend=False)
-    assert played.running(attempt=2)["status"]["nodes"]["ready"] == 1
+    assert played.wait("runs", phase="Running")["status"]["nodes"]["ready"] == 1
 
 
 def test_an_image_that_cannot_be_pulled_is_named_and_the_right_one_runs(laboratory: Laboratory) -> None:
@@ -174,7 +174,7 @@ def test_an_artifact_that_is_not_there_or_not_the_one_required_is_told(laborator
 @pytest.mark.parametrize("kind", ["Service", "Pod"])
 def test_a_namesake_of_a_training_s_child_is_left_alone_and_reported(laboratory: Laboratory, kind: str) -> None:
     name = f"foreign-{kind.lower()}"
-    child = foreign(kind, name if kind == "Service" else f"{name}-1-1")
+    child = foreign(kind, f"{name}-nodes" if kind == "Service" else f"{name}-1-1")
     before = laboratory.api.create(child, laboratory.namespace)
     played = create(laboratory, training(name, nodes=2))
     stalled(played, "Blocked", f'{kind} "{child["metadata"]["name"]}" exists and does not belong to this ModelTraining')

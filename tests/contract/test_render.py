@@ -83,7 +83,7 @@ def test_a_single_node_needs_no_service_and_a_named_claim_is_not_made() -> None:
 
 def test_torchrun_and_env_rendezvous_find_rank_0_by_its_name() -> None:
     env = environment(pod_of(training(trainer={"image": "i", "numNodes": 3}), rank=2, attempt=4)["spec"])
-    assert env["MASTER_ADDR"] == env["PET_MASTER_ADDR"] == "demo-4-0.demo.ns.svc"
+    assert env["MASTER_ADDR"] == env["PET_MASTER_ADDR"] == "demo-4-0.demo-nodes.ns.svc"
     assert (env["RANK"], env["WORLD_SIZE"], env["PET_NODE_RANK"], env["PET_NNODES"]) == ("2", "3", "2", "3")
 
 
@@ -141,6 +141,15 @@ def test_a_revision_changes_with_what_is_served_and_with_nothing_else() -> None:
         {"predictor": {"env": [{"name": "A", "value": "b"}]}},
     )
     assert len({base, *(revision(**change) for change in changes)}) == 1 + len(changes)
+
+
+def test_a_training_and_a_service_of_the_same_name_do_not_fight_over_a_child() -> None:
+    body = training(trainer={**BUILTIN, "numNodes": 2})
+    peers = make_peer_service(body, parse_training(body))
+    assert peers is not None
+    front = make_service({**service(), "metadata": body["metadata"]}, "abc")
+    assert peers["metadata"]["name"] != front["metadata"]["name"]
+    assert pod_of(body)["spec"]["subdomain"] == peers["metadata"]["name"]
 
 
 def test_the_service_points_at_one_revision() -> None:

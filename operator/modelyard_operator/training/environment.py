@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from modelyard_operator.objects import API_VERSION, output_claim_name, pod_name
+from modelyard_operator.objects import API_VERSION, output_claim_name, peer_service_name, pod_name
 from modelyard_operator.plan import Object
 from modelyard_operator.podspec import manifest
 from modelyard_operator.quantity import amount
@@ -97,7 +97,7 @@ def _torch_rendezvous(training: Object, spec: ModelTrainingSpec, attempt: int, r
     meta = training["metadata"]
     nodes, processes = spec.trainer.num_nodes, processes_per_node(spec)
     first = pod_name(meta["name"], attempt, 0)
-    address = f"{first}.{meta['name']}.{meta['namespace']}.svc" if nodes > 1 else "localhost"
+    address = f"{first}.{peer_service_name(meta['name'])}.{meta['namespace']}.svc" if nodes > 1 else "localhost"
     return {
         "MASTER_ADDR": address,
         "MASTER_PORT": str(MASTER_PORT),

@@ -10,6 +10,7 @@ from modelyard_operator.objects import (
     labels_for,
     output_claim_name,
     owner_reference,
+    peer_service_name,
     pod_name,
 )
 from modelyard_operator.plan import Object
@@ -72,7 +73,7 @@ def make_peer_service(training: Object, spec: ModelTrainingSpec) -> Object | Non
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
-            "name": meta["name"],
+            "name": peer_service_name(meta["name"]),
             "namespace": meta["namespace"],
             "labels": labels_for(TRAINING, meta["name"]),
             "ownerReferences": [owner_reference(training)],
@@ -148,7 +149,7 @@ def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int,
     }
     if spec.trainer.num_nodes > 1:
         pod["spec"]["hostname"] = pod["metadata"]["name"]
-        pod["spec"]["subdomain"] = training["metadata"]["name"]
+        pod["spec"]["subdomain"] = peer_service_name(training["metadata"]["name"])
     if spec.scheduling.priority_class_name:
         pod["spec"]["priorityClassName"] = spec.scheduling.priority_class_name
     if spec.scheduling.scheduler_name:
