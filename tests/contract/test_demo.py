@@ -17,7 +17,7 @@ from demo.plot import line_plot
 from demo.series import select
 from demo.target import Target, named_context
 from demo.trainerlog import read_history
-from demo.words import is_ready, pod_words, service_words, training_words, why_hopeless
+from demo.words import is_ready, pod_words, service_words, training_words, why_hopeless, why_stalled
 from rich.console import Console
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -125,6 +125,13 @@ def test_a_training_that_may_still_succeed_is_not_hopeless(phase: str) -> None:
 def test_a_refused_spec_is_hopeless_and_the_reason_is_told() -> None:
     refused = training("Pending", conditions=[condition("Accepted", "False", message="spec.x: remove it")])
     assert "refused: spec.x: remove it" in why_hopeless(refused)
+
+
+def test_a_stall_is_told_with_its_reason_and_is_not_taken_for_a_failure() -> None:
+    stalled = training("Stalled", conditions=[condition("Stalled", "True", "ImagePullBackOff", "no such image")])
+    assert why_hopeless(stalled) == ""
+    assert why_stalled(stalled) == "ModelTraining digits is stalled, ImagePullBackOff: no such image"
+    assert why_stalled(training("Running")) == ""
 
 
 def test_a_pod_is_called_what_kubectl_calls_it() -> None:

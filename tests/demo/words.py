@@ -118,6 +118,16 @@ def why_hopeless(resource: Object) -> str:
     return ""
 
 
+def why_stalled(resource: Object) -> str:
+    """What is in the way of this training or service; empty while it goes on."""
+    status = resource.get("status") or {}
+    stalled = condition(status, "Stalled")
+    if stalled.get("status") != "True":
+        return ""
+    name = f"{resource.get('kind', 'resource')} {resource['metadata']['name']}"
+    return f"{name} is stalled, {stalled.get('reason', '')}: {stalled.get('message', '')}"
+
+
 def failure_words(status: Object) -> str:
     """status.lastFailure, line by line; empty without one."""
     failure = status.get("lastFailure") or {}
