@@ -15,8 +15,9 @@ from time import monotonic
 from modelyard_operator import metrics
 from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.events import EventRecorder
-from modelyard_operator.objects import covers, is_owned_by, is_terminating, parse_time
+from modelyard_operator.objects import covers, is_owned_by, is_terminating
 from modelyard_operator.plan import Children, Deletion, Key, Object, Plan, Urgency
+from modelyard_operator.pod_reasons import PodReasons
 from modelyard_operator.store import Store
 from modelyard_operator.workqueue import WorkQueue
 
@@ -26,9 +27,9 @@ Sync = Callable[[Object, Children, datetime], Plan]
 
 STATUS_DELAY: Mapping[Urgency, float] = {Urgency.NOW: 0.0, Urgency.SOON: 1.0, Urgency.LATER: 10.0}
 """Seconds that a status may wait to be merged with the next."""
-WARNINGS_AFTER_SECONDS = 3.0
-"""A pod that still waits after this time is asked why: its Events are read, now and from time to time."""
-WARNINGS_EVERY_SECONDS = 15.0
+BACKLOG_DELAY = 0.02
+BACKLOG_DELAY_LIMIT = 5.0
+"""What is not urgent gives way while others wait for a worker: so much longer for each of them, in seconds."""
 GROUPED_ERRORS = (403, 409, 422)
 """Refusals of a child that trying again at once cannot mend: shown in the parent's status, retried with back-off."""
 
@@ -53,6 +54,7 @@ class Reconciler:
         self._queue = queue
         self._recorder = recorder
         self._syncs = syncs
+        self._reasons = PodReasons(cluster)
         # When a status difference was first seen and when a status was last written. Only ever used to delay a write:
         # a fresh process that knows neither writes at once.
         self._differs_since: dict[Key, float] = {}
@@ -87,10 +89,10 @@ class Reconciler:
             # Children go by their owner references; what is left here is memory.
             self._differs_since.pop(key, None)
             self._written.pop(key, None)
+            self._reasons.forget(key)
             return
-        children = self._store.children(key)
-        if any(_waits_long(pod, utc_now()) for pod in children.pods):
-            children = self._store.children(key, await self._pod_warnings(key, children))
+        told = await self._reasons.of(key, self._store.children(key).pods)
+        children = self._store.children(key, told.warnings)
         plan = self._syncs[key.kind](parent, children, utc_now())
         if plan.decided:
             await self._write_status(key, parent, plan)
@@ -106,8 +108,7 @@ class Reconciler:
             return
         await self._write_children(key, parent, plan)
         wait = await self._write_status_when_due(key, parent, plan)
-        look = min((s for pod in children.pods if (s := _next_look(pod, utc_now())) is not None), default=None)
-        delays = [delay for delay in (plan.requeue_after, wait, look) if delay is not None]
+        delays = [delay for delay in (plan.requeue_after, wait, told.next_look) if delay is not None]
         if delays:
             self._queue.add_after(key, min(delays))
 
@@ -223,7 +224,10 @@ class Reconciler:
         since = self._differs_since.setdefault(key, now)
         if plan.urgency is Urgency.LATER:
             since = self._written.get(key, since - STATUS_DELAY[Urgency.LATER])
-        left = since + STATUS_DELAY[plan.urgency] - now
+        delay = STATUS_DELAY[plan.urgency]
+        if delay:
+            delay += min(BACKLOG_DELAY_LIMIT, BACKLOG_DELAY * len(self._queue))
+        left = since + delay - now
         if left > 0:
             return left
         await self._write_status(key, parent, plan)
@@ -259,36 +263,7 @@ class Reconciler:
         for event in plan.events:
             self._recorder.record(parent, event)
 
-    async def _pod_warnings(self, key: Key, children: Children) -> dict[str, str]:
-        """Why pods wait, in the words of the kubelet: mounts and secrets show up in Events only."""
-        warnings = {}
-        for pod in children.pods:
-            if not _waits_long(pod, utc_now()):
-                continue
-            events = await self._cluster.list(
-                "Event", key.namespace, fields=f"involvedObject.uid={pod['metadata']['uid']},type=Warning"
-            )
-            events.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
-            if events:
-                warnings[pod["metadata"]["name"]] = f"{events[-1].get('reason')}: {events[-1].get('message')}"
-        return warnings
-
 
 def _identity(obj: Object) -> Object:
     labels = obj["metadata"].get("labels") or {}
     return {k: v for k, v in labels.items() if k.startswith(("modelyard.dev/", "app.kubernetes.io/"))}
-
-
-def _waits_long(pod: Object, now: datetime) -> bool:
-    """A pod on a node whose containers have not started some seconds after it was created."""
-    return _next_look(pod, now) == WARNINGS_EVERY_SECONDS
-
-
-def _next_look(pod: Object, now: datetime) -> float | None:
-    """Seconds until a pod that waits on a node is asked why: no other event need come. None for all other pods."""
-    status = pod.get("status") or {}
-    if status.get("phase") != "Pending" or not pod["spec"].get("nodeName") or is_terminating(pod):
-        return None
-    created = parse_time(pod["metadata"].get("creationTimestamp")) or now
-    left = WARNINGS_AFTER_SECONDS - (now - created).total_seconds()
-    return left if left > 0 else WARNINGS_EVERY_SECONDS
