@@ -56,6 +56,10 @@ test: ## lint and all tests; the cluster and the images are prepared meanwhile
 test-pure: venv ## the tests that need no cluster
 	$(PYTEST) $(PURE_TESTS)
 
+.PHONY: faults
+faults: venv cluster images ## kill the operator after every single write of two lives, before and after its answer
+	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)/every_fault.py
+
 .PHONY: test-cluster
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)
@@ -72,7 +76,7 @@ $(VENV)/.made-for-demo: pyproject.toml
 
 .PHONY: demo
 demo: ## from nothing to predictions: cluster, operator, a training, its service, and requests to it
-	@began=$$(date +%s.%N); $(MAKE) --no-print-directory $(VENV)/.made-for-demo; \
+	@began=$$(date +%s.%N); $(MAKE) --silent --no-print-directory $(VENV)/.made-for-demo; \
 	DEMO_BEGAN=$$began PYTHONPATH=tests $(VENV)/bin/python -m demo up
 
 .PHONY: demo-down

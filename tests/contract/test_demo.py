@@ -29,6 +29,7 @@ modelyard_training_loss{name="digits",namespace="demo"} 0.51263
 # HELP modelyard_requests_total Requests answered.
 # TYPE modelyard_requests_total counter
 modelyard_requests_total{code="200",model="digits",protocol="v2",route="infer"} 359.0
+modelyard_requests_total{code="503",model="digits",protocol="v2",route="ready"} 7.0
 modelyard_requests_created{code="200",model="digits",protocol="v2",route="infer"} 1.7e+09
 # HELP modelyard_inference_seconds One batch's computation.
 # TYPE modelyard_inference_seconds histogram

@@ -55,7 +55,8 @@ def show_pictures(console: Console, answers: Answers) -> None:
 
 
 def _show(console: Console, answers: Answers, indices: Sequence[int]) -> None:
-    cells = [_cell(answers, index, console.is_terminal) for index in indices]
+    has_greys = console.color_system in ("256", "truecolor")
+    cells = [_cell(answers, index, has_greys) for index in indices]
     console.print(Padding(Columns(cells, padding=(0, 3, 0, 0)), INDENT))
 
 

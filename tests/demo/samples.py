@@ -1,7 +1,9 @@
 """The two samples: applied together, and deleted when a run has been shown, so that the next one learns anew."""
 
+import contextlib
 from typing import Any
 
+from demo.errors import DemoError
 from demo.installation import FIELD_MANAGER, NAMESPACE
 from demo.kubectl import Tools
 from demo.target import REPOSITORY
@@ -15,14 +17,21 @@ IN_NAMESPACE = ("--namespace", NAMESPACE)
 def apply(tools: Tools) -> str:
     """Apply both; what there is now. A training that runs since an interrupted demo goes on."""
     training = tools.get(*IN_NAMESPACE, "modeltraining", NAME)
-    again = training is not None and _is_over(tools, training)
-    if again:
-        delete(tools)
+    if training is None:
+        _apply(tools)
+        return "both samples applied"
+    if not _is_over(tools, training):
+        with contextlib.suppress(DemoError):  # the sample was edited, and what is trained cannot be changed meanwhile
+            _apply(tools)
+            return "the training of the interrupted demo goes on"
+    delete(tools)
+    _apply(tools)
+    return "both samples applied anew"
+
+
+def _apply(tools: Tools) -> None:
     files = [f"--filename={path}" for path in FILES]
     tools.run_kubectl("apply", "--server-side", FIELD_MANAGER, *IN_NAMESPACE, *files)
-    if again:
-        return "both samples applied anew"
-    return "both samples applied" if training is None else "the training of the interrupted demo goes on"
 
 
 def delete(tools: Tools) -> None:

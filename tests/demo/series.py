@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 HIDDEN_LABELS = frozenset({"namespace", "name", "model"})
+PROBES = frozenset({"live", "ready"})  # routes that only the kubelet asks for
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,24 @@ class Series:
 def select(text: str, names: Sequence[str]) -> list[Series]:
     """The series of these metrics, in the order of `names`; a histogram becomes the mean of its observations.
 
-    A name that is not served is left out. Labels that say the same in every line are not shown.
+    A name that is not served is left out, and so are the kubelet's probes and labels that are the same in every line.
     """
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    found = []
+    found: list[Series] = []
     for name in names:
         family = families.get(name.removesuffix("_total"), families.get(name))
         if family is None:
             continue
-        rows = _means(family) if family.type == "histogram" else [
-            (s.name, s.labels, _value(s.value)) for s in family.samples if not s.name.endswith("_created")
-        ]  # fmt: skip
-        found += [Series(sample, _labels(labels), value, family.documentation) for sample, labels, value in rows]
+        if family.type == "histogram":
+            rows = _means(family)
+        else:
+            samples = (sample for sample in family.samples if not sample.name.endswith("_created"))
+            rows = [(sample.name, sample.labels, _value(sample.value)) for sample in samples]
+        found += [
+            Series(sample, _labels(labels), value, family.documentation)
+            for sample, labels, value in rows
+            if labels.get("route") not in PROBES
+        ]
     return found
 
 
