@@ -28,7 +28,7 @@ Sync = Callable[[Object, Children, datetime], Plan]
 STATUS_DELAY: Mapping[Urgency, float] = {Urgency.NOW: 0.0, Urgency.SOON: 1.0, Urgency.LATER: 10.0}
 """Seconds that a status may wait to be merged with the next."""
 BACKLOG_DELAY = 0.02
-BACKLOG_DELAY_LIMIT = 5.0
+BACKLOG_DELAY_LIMIT = 10.0
 """What is not urgent gives way while others wait for a worker: so much longer for each of them, in seconds."""
 GROUPED_ERRORS = (403, 409, 422)
 """Refusals of a child that trying again at once cannot mend: shown in the parent's status, retried with back-off."""
