@@ -8,10 +8,11 @@ import pytest
 from cluster.laboratory import Laboratory
 from cluster.side_by_side import SideBySide
 
+_side_by_side = SideBySide()
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    plugin = SideBySide()
-    config.pluginmanager.register(plugin, "side-by-side")
+    config.pluginmanager.register(_side_by_side, "side-by-side")
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,9 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
     made = Laboratory(tmp_path_factory.mktemp("laboratory"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def side_by_side(request: pytest.FixtureRequest, laboratory: Laboratory) -> None:
+    """Begins with the first test of this folder, whichever it is."""
+    _side_by_side.begin(request.session, laboratory)

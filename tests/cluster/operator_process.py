@@ -34,7 +34,7 @@ class OperatorProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MODELYARD_", "KUBECONFIG"))}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT / "operator", env=environment, stdout=log, stderr=log, start_new_session=True
+                self._command, cwd=ROOT / "operator", env=environment, stdout=log, stderr=log
             )
 
     def send(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""Tests that mostly wait run side by side, in threads: with this marker, each runs from the start of the first one.
+"""Tests that mostly wait run side by side, in threads, from the start of the run on; all others run meanwhile.
 
 A pytest item marked `side_by_side` only waits for the outcome of its function. The marker's `seconds` is how long it
 takes: the longest begin first. Such a test takes the session's `laboratory` and its own parameters, nothing else.
@@ -15,7 +15,6 @@ import pytest
 THREADS = 14
 TIMEOUT_SECONDS = 900
 
-_items = pytest.StashKey[list[pytest.Function]]()
 _running = pytest.StashKey[dict[str, "Future[float]"]]()
 
 
@@ -25,22 +24,24 @@ class SideBySide:
     def pytest_configure(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", "side_by_side(seconds): runs in a thread beside the others so marked")
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        marked = [i for i in session.items if isinstance(i, pytest.Function) and i.get_closest_marker("side_by_side")]
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Those that are only waited for come last."""
+        items.sort(key=_is_marked)
+
+    def begin(self, session: pytest.Session, laboratory: Any) -> None:
+        """Start all that are marked."""
+        marked = [item for item in session.items if isinstance(item, pytest.Function) and _is_marked(item)]
         for item in marked:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
-        session.config.stash[_items] = sorted(marked, key=_seconds, reverse=True)
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="test")
+        running = {i.nodeid: pool.submit(_run, i, laboratory) for i in sorted(marked, key=_seconds, reverse=True)}
+        session.config.stash[_running] = running
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
-        if pyfuncitem.get_closest_marker("side_by_side") is None:
+        if not _is_marked(pyfuncitem):
             return None
-        stash = pyfuncitem.config.stash
-        if _running not in stash:
-            pool = ThreadPoolExecutor(THREADS, thread_name_prefix="test")
-            laboratory = pyfuncitem.funcargs["laboratory"]
-            stash[_running] = {i.nodeid: pool.submit(_run, i, laboratory) for i in stash[_items]}
-        seconds = stash[_running][pyfuncitem.nodeid].result()
+        seconds = pyfuncitem.config.stash[_running][pyfuncitem.nodeid].result()
         pyfuncitem.user_properties.append(("seconds", round(seconds, 1)))
         return True
 
@@ -54,6 +55,10 @@ class SideBySide:
         taken = sorted(((dict(r.user_properties).get("seconds", 0.0), r.nodeid) for r in reports), reverse=True)
         for seconds, nodeid in [t for t in taken if t[0]][:12]:
             terminalreporter.write_line(f"{seconds:6.1f} s  {nodeid}")
+
+
+def _is_marked(item: pytest.Item) -> bool:
+    return item.get_closest_marker("side_by_side") is not None
 
 
 def _seconds(item: pytest.Function) -> float:

@@ -4,6 +4,7 @@ goes on. (What is wrong in a spec itself is `tests/operator/bad_specs.yaml`'s.)"
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 from cluster.kubernetes_api import Object, eventually
@@ -56,7 +57,7 @@ def claim(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
-def own_image(name: str, image: str = PYTHON, **spec: object) -> Object:
+def own_image(name: str, image: str = PYTHON, **spec: Any) -> Object:
     """A training on the real node, whose kubelet pulls, mounts and refuses."""
     body = training(name, **spec)
     trainer = {"image": image, "command": SLEEP, "numNodes": 1}
