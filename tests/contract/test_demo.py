@@ -183,7 +183,7 @@ def test_series_are_selected_in_order_and_a_histogram_becomes_its_mean() -> None
     found = select(EXPOSITION, names)
     assert [(s.name + s.labels, s.value) for s in found] == [
         ("modelyard_inference_seconds", "0.005 mean of 4"),
-        ('modelyard_requests_total{code="200", protocol="v2", route="infer"}', "359"),
+        ('modelyard_requests_total{code="200", route="infer"}', "359"),
         ("modelyard_training_loss", "0.5126"),
     ]
     assert found[0].help == "One batch's computation."

@@ -86,6 +86,7 @@ def show_figures(console: Console, answers: Answers) -> None:
 
 def show_series(console: Console, source: str, series: Sequence[Series], problem: str = "") -> None:
     """Prometheus series of one process."""
+    console.print()
     console.print(Text(f"    {source}", style="cyan"))
     if not series:
         console.print(Text(f"    {problem or 'nothing was served'}", style="yellow"), soft_wrap=True)
@@ -97,7 +98,6 @@ def show_series(console: Console, source: str, series: Sequence[Series], problem
         line.append(item.help, style="dim")
         line.truncate(max(console.width, name_width + value_width + 8), overflow="ellipsis")  # help alone is shortened
         console.print(line, soft_wrap=True)
-    console.print()
 
 
 def show_budget(console: Console, clock: Clock) -> None:

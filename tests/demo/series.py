@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-HIDDEN_LABELS = frozenset({"namespace", "name", "model"})
+HIDDEN_LABELS = frozenset({"namespace", "name", "model", "protocol"})
 PROBES = frozenset({"live", "ready"})  # routes that only the kubelet asks for
 
 
