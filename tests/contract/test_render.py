@@ -87,6 +87,13 @@ def test_torchrun_and_env_rendezvous_find_rank_0_by_its_name() -> None:
     assert (env["RANK"], env["WORLD_SIZE"], env["PET_NODE_RANK"], env["PET_NNODES"]) == ("2", "3", "2", "3")
 
 
+def test_the_launcher_knows_how_long_it_has_to_save() -> None:
+    body = training(trainer=BUILTIN, runPolicy={"terminationGracePeriodSeconds": 33})
+    pod = pod_of(body)["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 33
+    assert environment(pod)["MODELYARD_GRACE_SECONDS"] == "33"
+
+
 def test_without_rendezvous_nothing_is_injected() -> None:
     env = environment(pod_of(training(trainer={"image": "i", "rendezvous": "none"}))["spec"])
     assert not {"MASTER_ADDR", "RANK", "PET_NNODES"} & env.keys()

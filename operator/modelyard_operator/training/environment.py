@@ -73,6 +73,7 @@ def environment(
         "MODELYARD_TRAINING": meta["name"],
         "MODELYARD_NAMESPACE": meta["namespace"],
         "MODELYARD_ATTEMPT": str(attempt),
+        "MODELYARD_GRACE_SECONDS": str(spec.run_policy.termination_grace_period_seconds),
         "MODELYARD_OUTPUT": output_location(training, spec).under(OUTPUT_PATH),
     }
     if dataset:
