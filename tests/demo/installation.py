@@ -70,7 +70,10 @@ def remove(tools: Tools) -> list[str]:
         said.append(f"release {RELEASE} uninstalled")
     ours = [name for name in CRDS if _is_ours(tools.get("crd", name), absent=False)]
     if tools.get("namespace", NAMESPACE) is not None:
-        tools.run_kubectl("delete", "namespace", NAMESPACE, "--timeout=180s", seconds=190)
+        tools.run_kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        # nobody sends requests any more: servers need no time to drain
+        tools.run_kubectl("delete", "pods", "--all", "--namespace", NAMESPACE, "--grace-period=1", "--wait=false")
+        tools.run_kubectl("wait", "--for=delete", f"namespace/{NAMESPACE}", "--timeout=180s", seconds=190)
         said.append(f"namespace {NAMESPACE} deleted, and with it the training, the service and their volume")
     for name in ours:
         used = json.loads(tools.run_kubectl("get", name, "--all-namespaces", "--output=json"))["items"]

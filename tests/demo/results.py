@@ -115,5 +115,5 @@ def _table() -> Table:
     table = Table.grid(padding=(0, 3))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column()  # gives way where the terminal is narrow
     return table
