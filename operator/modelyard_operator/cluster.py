@@ -207,7 +207,7 @@ class Cluster:
             metrics.observe_api_call(method, resource[1] if len(resource) > 1 else resource[0], code, started)
         if code >= 400:
             raise _error(code, data, response.headers)
-        parsed = json.loads(data) if data else {}
+        parsed = json.loads(data, object_hook=_without_managed_fields) if data else {}
         return parsed if isinstance(parsed, dict) else {}
 
 
@@ -215,6 +215,12 @@ def _path(kind: str, namespace: str | None, name: str = "", subresource: str = "
     group_path, plural = KINDS[kind]
     scope = ("namespaces", namespace) if namespace else ()
     return "/".join((group_path, *(quote(part) for part in (*scope, plural, name, subresource) if part)))
+
+
+def _without_managed_fields(value: Object) -> Object:
+    """Drops while parsing what is half of an object and read by nobody: a listing of a thousand stays small."""
+    value.pop("managedFields", None)
+    return value
 
 
 def _error(code: int, data: bytes, headers: Mapping[str, Any]) -> ApiError:

@@ -24,7 +24,10 @@ def version_of(obj: Object) -> int:
 
 
 def slim(kind: str, obj: Object) -> Object:
-    """A copy without what nobody reads: field ownership, the applied manifest, all of a pod's spec but its node."""
+    """A copy without what nobody reads: field ownership, the applied manifest, all of a pod's spec but its node.
+
+    Equal strings are one string in all of them: each parsed object brings its own copies of every key and every word.
+    """
     meta = {k: v for k, v in obj["metadata"].items() if k not in ("managedFields", "selfLink")}
     annotations = meta.get("annotations")
     if annotations and "kubectl.kubernetes.io/last-applied-configuration" in annotations:
@@ -37,7 +40,24 @@ def slim(kind: str, obj: Object) -> Object:
     if kind == "Pod":
         spec = obj.get("spec") or {}
         kept["spec"] = {"nodeName": spec["nodeName"]} if spec.get("nodeName") else {}
-    return kept
+    return {key: _shared(value) for key, value in kept.items()}
+
+
+_STRINGS_LIMIT = 20_000
+_strings: dict[str, str] = {}
+
+
+def _shared(value: Any) -> Any:
+    """A copy of a JSON value, made of strings that other objects have too."""
+    if isinstance(value, str):
+        return _strings.setdefault(value, value)
+    if isinstance(value, dict):
+        if len(_strings) > _STRINGS_LIMIT:
+            _strings.clear()  # names and uids of objects long gone
+        return {_strings.setdefault(key, key): _shared(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shared(item) for item in value]
+    return value
 
 
 class Store:

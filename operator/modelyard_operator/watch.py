@@ -110,7 +110,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.process.ultimate_exiting_timeout = 10
     settings.queueing.exit_timeout = 1
-    settings.queueing.idle_timeout = 1  # kopf keeps a task and a queue for each object so long after its last event
+    settings.queueing.idle_timeout = 0.1  # kopf keeps the last event of an object, 50 kB of a pod, for so long
     for kind, (group, version, plural) in _WATCHED:
         if kind not in (TRAINING, SERVICE):
             settings.watching.label_selectors[group, version, plural] = MANAGED_SELECTOR
