@@ -264,7 +264,11 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    bench = Bench(arguments.objects, arguments.patience)
+    try:
+        bench = Bench(arguments.objects, arguments.patience)
+    except (OSError, RuntimeError) as error:
+        print(f"no cluster answers ({error}); start one with `make cluster`", file=sys.stderr)
+        return 1
     try:
         bench.prepare()
         rounds = asyncio.run(run(bench, arguments.rounds))
