@@ -12,6 +12,9 @@ NETNS = Path("/run/netns")
 CGROUPS = Path("/sys/fs/cgroup")
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
+KUBELET_FILES = tuple(
+    Path("/var/lib/kubelet/device-plugins") / name for name in ("kubelet.sock", "kubelet_internal_checkpoint")
+)
 HOSTS = Path("/etc/hosts")
 HOSTS_MARK = "modelyard-local"
 
@@ -39,6 +42,7 @@ def find(layout: Layout) -> list[Leftover]:
     found += [Leftover("line of /etc/hosts", line) for line in hosts_lines(HOSTS.read_text())]
     found += [Leftover("state", str(path)) for path in layout.passing if path.exists()]
     found += [Leftover("CNI result", str(path)) for path in cni_results()]
+    found += [Leftover("kubelet's file", str(path)) for path in kubelet_files()]
     found += [Leftover("log link", str(path)) for path in container_logs(layout)]
     return found
 
@@ -80,7 +84,17 @@ def hosts_lines(text: str) -> list[str]:
 
 
 def cni_results() -> list[Path]:
-    return sorted(CNI_RESULTS.glob("modelyard-*")) if CNI_RESULTS.exists() else []
+    """The network library's notes on our pods: modelyard-<container>-eth0, and the loopback of the same containers."""
+    if not CNI_RESULTS.exists():
+        return []
+    bridges = sorted(CNI_RESULTS.glob("modelyard-*"))
+    loopbacks = (CNI_RESULTS / f"cni-loopback-{path.name.split('-')[1]}-lo" for path in bridges)
+    return [*bridges, *(path for path in loopbacks if path.exists())]
+
+
+def kubelet_files() -> list[Path]:
+    """What the kubelet puts outside its root directory. Only one kubelet can run on a machine, for its ports."""
+    return [path for path in KUBELET_FILES if path.exists()]
 
 
 def container_logs(layout: Layout) -> list[Path]:

@@ -40,7 +40,7 @@ def down(layout: Layout) -> list[leftovers.Leftover]:
         network.remove_rules()
         settings.set_kernel(settings.load(layout).kernel)
         _remove_cgroups()
-        for path in (*leftovers.cni_results(), *leftovers.container_logs(layout)):
+        for path in (*leftovers.cni_results(), *leftovers.kubelet_files(), *leftovers.container_logs(layout)):
             path.unlink(missing_ok=True)
         for directory in SHARED_DIRECTORIES:
             with contextlib.suppress(OSError):  # not there, or in use by something else
