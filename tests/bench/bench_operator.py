@@ -7,7 +7,8 @@ pods are the floor: API server, scheduler and kwok alone. The operator is starte
 of its own, as it is installed (lease, status server, Events), on the burst's namespace only.
 
 Prints JSON lines {"bench", "unit", "ours", "peer", "theirs", "ratio", "rounds", …}: medians over the rounds; a ratio
-above 1 says that ours is better. Against bare pods that cannot be: a ratio of 0.5 is twice the floor.
+above 1 says that ours is better. Against bare pods that cannot be: a ratio of 0.5 is twice the floor. A floor of 18 s
+for 1000 pods is the scheduler's own rate limit and not the machine: see the README beside this file.
 
 For reference, other people's operators against the same floor, measured on another day on a machine with 2 cores with
 the same kind of nodes and loader, N=1000 of one node each, as shipped: Kubeflow Trainer 2.3 with JobSet 0.12 98.0 s and
