@@ -35,6 +35,7 @@ from pathlib import Path
 from bench.audit_count import AuditCount
 from bench.burst import Burst, Times
 from bench.measured_operator import MeasuredOperator
+from cluster.definitions import apply_definitions
 from cluster.kubernetes_api import KubernetesApi, Object, chosen_access, eventually
 from cluster.operator_process import free_port
 from localcluster.fakes import kwok_nodes, set_kwok_nodes
@@ -124,6 +125,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Fake nodes enough for all pods."""
+        apply_definitions()
         wanted = max(2, math.ceil(self._count / PODS_PER_NODE))
         if wanted > self._nodes_before:
             set_kwok_nodes(self._layout, wanted)

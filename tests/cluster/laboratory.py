@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from cluster.audit_log import AuditLog
+from cluster.definitions import apply_definitions
 from cluster.fault_proxy import FaultProxy, ProxyLoop
 from cluster.kubernetes_api import KubernetesApi, Object, Refused, chosen_access, eventually
 from cluster.operator_process import ROOT, OperatorProcess
@@ -88,17 +89,10 @@ class Laboratory:
 
     def _prepare_cluster(self) -> None:
         """The definitions, by plain `kubectl apply`, and some fake nodes."""
-        layout = Layout.from_environment()
-        kubectl = ["kubectl", "--context", os.environ.get("MODELYARD_CONTEXT", "modelyard-local")]
-        environment = {**os.environ, "PATH": f"{layout.bin}:{os.environ['PATH']}"}
-        environment.setdefault("KUBECONFIG", str(layout.kubeconfig))
-        crds = str(ROOT / "manifests" / "crds")
-        subprocess.run([*kubectl, "apply", "-f", crds], check=True, env=environment, timeout=60, capture_output=True)
-        ready = [*kubectl, "wait", "--for=condition=Established", "--timeout=60s", "-f", crds]
-        subprocess.run(ready, check=True, env=environment, timeout=90, capture_output=True)
+        apply_definitions()
         if len(self.kwok_nodes()) < KWOK_NODES:
             command = [sys.executable, "-m", "localcluster", "kwok", str(KWOK_NODES)]
-            environment["PYTHONPATH"] = str(ROOT / "tests")
+            environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
             subprocess.run(command, check=True, env=environment, timeout=300, cwd=ROOT)
         eventually("fake nodes are ready", lambda: len(self.kwok_nodes()) >= KWOK_NODES)
 
