@@ -95,8 +95,8 @@ class Reconciler:
         children = self._store.children(key, told.warnings)
         plan = self._syncs[key.kind](parent, children, utc_now())
         if plan.decided:
-            await self._write_status(key, parent, plan)
-            self._queue.add(key)
+            if await self._write_status(key, parent, plan):
+                self._queue.add(key)
             return
         if plan.verify:
             await self._verify_absence(key, parent, plan)
@@ -233,7 +233,8 @@ class Reconciler:
         await self._write_status(key, parent, plan)
         return None
 
-    async def _write_status(self, key: Key, parent: Object, plan: Plan) -> None:
+    async def _write_status(self, key: Key, parent: Object, plan: Plan) -> bool:
+        """Whether it was written: not if the parent is gone, or somebody else's write came between."""
         meta = parent["metadata"]
         body: Object = {
             "apiVersion": parent["apiVersion"],
@@ -250,11 +251,11 @@ class Reconciler:
             answer = await self._cluster.apply(body, "status")
         except ApiError as error:
             if error.not_found:
-                return
+                return False
             if error.conflict:
                 # Someone was faster. The watch brings what they wrote; the answer is computed anew from that.
                 self._queue.add_after(key, 0.1)
-                return
+                return False
             raise
         self._store.put(key.kind, answer)
         metrics.observe_status(key, parent.get("status") or {}, plan.status or {})
@@ -262,6 +263,7 @@ class Reconciler:
         self._written[key] = monotonic()
         for event in plan.events:
             self._recorder.record(parent, event)
+        return True
 
 
 def _identity(obj: Object) -> Object:
