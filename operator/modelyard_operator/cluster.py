@@ -203,8 +203,7 @@ class Cluster:
             # The text of these errors names the host and the cause, never headers or tokens.
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
         finally:
-            resource = path.rsplit("/namespaces/", 1)[-1].split("/")
-            metrics.observe_api_call(method, resource[1] if len(resource) > 1 else resource[0], code, started)
+            metrics.observe_api_call(method, _resource(path), code, started)
         if code >= 400:
             raise _error(code, data, response.headers)
         parsed = json.loads(data, object_hook=_without_managed_fields) if data else {}
@@ -221,6 +220,12 @@ def _without_managed_fields(value: Object) -> Object:
     """Drops while parsing what is half of an object and read by nobody: a listing of a thousand stays small."""
     value.pop("managedFields", None)
     return value
+
+
+def _resource(path: str) -> str:
+    """The plural in a path that `_path` made: `pods` of one namespace or of all."""
+    _, namespaced, rest = path.partition("/namespaces/")
+    return rest.split("/")[1] if namespaced else path.rsplit("/", 1)[-1]
 
 
 def _error(code: int, data: bytes, headers: Mapping[str, Any]) -> ApiError:

@@ -39,8 +39,8 @@ class Write:
 
     @property
     def resource(self) -> str:
-        parts = self.path.split("/namespaces/", 1)[-1].split("/")
-        return parts[1] if len(parts) > 1 else parts[0]
+        _, namespaced, rest = self.path.partition("/namespaces/")
+        return rest.split("/")[1] if namespaced else self.path.rsplit("/", 1)[-1]
 
     @property
     def name(self) -> str:
