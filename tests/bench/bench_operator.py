@@ -45,7 +45,7 @@ from localcluster.progress import step
 PODS, TRAININGS = "Pod", "ModelTraining"
 PODS_PER_NODE = 100
 CLAIM = "shared"
-IMAGE = "registry.k8s.io/pause:3.10"
+IMAGE = "example/pause:1"  # fake nodes pull nothing
 ON_KWOK: Object = {
     "nodeSelector": {"type": "kwok"},
     "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
