@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from modelyard_operator.objects import API_VERSION
 from modelyard_operator.plan import Children, Object, Plan, Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+TRACES = Path(__file__).parent / "operator" / "traces"
 
 
 class World:
@@ -172,6 +175,16 @@ class World:
             },
             progress={"step": step, "totalSteps": total},
         )
+
+
+def assert_golden(name: str, world: World, condition: str) -> None:
+    """The world's trace and its end, by one condition, are those of `traces/NAME.golden`; UPDATE_GOLDEN writes it."""
+    end = world.condition(condition)
+    text = "\n".join([*world.trace, f"== {world.status['phase']}; {end['reason']}: {end['message']}"]) + "\n"
+    path = TRACES / f"{name}.golden"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
 
 
 def _stamp(moment: datetime) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from modelyard_operator.objects import LABEL_REVISION
 from modelyard_operator.plan import Object
 from modelyard_operator.service.sync import sync
-from simulation import World
+from simulation import World, assert_golden
 
-TRACES = Path(__file__).parent / "traces"
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -118,13 +115,7 @@ LIVES = [
 def test_a_service_that(life: Callable[[World], None]) -> None:
     w = world()
     life(w)
-    ready = w.condition("Ready")
-    tail = f"== {w.status['phase']}; {ready['reason']}: {ready['message']}"
-    path = TRACES / f"service_{life.__name__}.golden"
-    text = "\n".join([*w.trace, tail]) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    assert_golden(f"service_{life.__name__}", w, "Ready")
     assert w.plan().status == w.status, "a quiet world is left alone"
 
 

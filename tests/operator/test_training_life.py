@@ -6,18 +6,15 @@ A trace reads like a story: `--` lines are what the world does, the others what 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.sync import sync
-from simulation import World
+from simulation import World, assert_golden
 
-TRACES = Path(__file__).parent / "traces"
 IMAGE = {"trainer": {"image": "example/train:1", "numNodes": 2}}
 SURROUNDINGS = Surroundings(
     workloads_image="modelyard/workloads:test", status_url="https://status.modelyard.svc:10443", status_ca="PEM"
@@ -163,13 +160,7 @@ LIVES = [
 def test_a_training_that(life: Callable[[World], None]) -> None:
     w = world()
     life(w)
-    final = w.condition("Finished")
-    tail = f"== {w.status['phase']}; {final['reason']}: {final['message']}"
-    path = TRACES / f"{life.__name__}.golden"
-    text = "\n".join([*w.trace, tail]) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
+    assert_golden(life.__name__, w, "Finished")
 
 
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
