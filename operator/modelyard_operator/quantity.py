@@ -35,19 +35,6 @@ def amount(text: str) -> Decimal:
     return number * (_BINARY.get(suffix) or _DECIMAL[suffix])
 
 
-def bytes_of(text: str) -> int:
-    """A quantity of memory or storage in whole bytes, rounded down."""
-    return int(amount(text))
-
-
-def format_bytes(count: int) -> str:
-    """Bytes as a quantity, in the largest binary unit that is exact."""
-    for suffix, size in reversed(_BINARY.items()):
-        if count and count % int(size) == 0:
-            return f"{count // int(size)}{suffix}"
-    return str(count)
-
-
 def canonical(text: str) -> str:
     """The quantity as the API server writes it back: whole numbers with the largest suffix that keeps them whole.
 

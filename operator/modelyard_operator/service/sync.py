@@ -33,23 +33,14 @@ def sync(service: Object, children: Children, now: datetime, image: str) -> Plan
         return Plan(requeue_after=0.5)  # the spec at hand is older than the Deployments: the watch will bring the newer
     model = resolve(service, spec, children.training)
     if isinstance(model, Unresolved):
-        return _waiting(service, spec, model, children, now)
+        status = make_status(service, spec, model, _rollout(service, revisions, None, spec), children, now)
+        event = Event(reason=model.reason, message=model.message, type="Warning" if model.final else "Normal")
+        return Plan(status=status, urgency=urgency_of(before, status), events=(event,))  # what serves goes on serving
     if before.get("model") != model:
-        rollout = _rollout(service, revisions, None, spec)
-        status = make_status(service, spec, model, rollout, children, now) | {"model": model}
+        status = make_status(service, spec, model, _rollout(service, revisions, None, spec), children, now)
         event = Event(reason="ModelResolved", message=f"serving {model['uri']}")
         return Plan(status=status, decided=True, events=(event,))
     return _serving(service, spec, model, children, now, image)
-
-
-def _waiting(service: Object, spec: ModelServiceSpec, model: Unresolved, children: Children, now: datetime) -> Plan:
-    """No model, or none any more: what serves goes on serving."""
-    before = service.get("status") or {}
-    rollout = _rollout(service, _by_revision(service, children), None, spec)
-    status = make_status(service, spec, model, rollout, children, now)
-    urgency = urgency_of(before, status)
-    event = Event(reason=model.reason, message=model.message, type="Warning" if model.final else "Normal")
-    return Plan(status=status, urgency=urgency, events=(event,))
 
 
 def _serving(
@@ -96,7 +87,7 @@ def _available(deployment: Object, spec: ModelServiceSpec) -> bool:
     return (
         (status.get("observedGeneration") or 0) >= (deployment["metadata"].get("generation") or 0)
         and (status.get("updatedReplicas") or 0) >= wanted
-        and (status.get("availableReplicas") or 0) >= max(wanted, 0 if spec.suspend or spec.replicas == 0 else 1)
+        and (status.get("availableReplicas") or 0) >= wanted
     )
 
 
