@@ -12,8 +12,8 @@ from modelyard_operator.crds import RESOURCES, generated_files
 from modelyard_operator.openapi import openapi_schema
 from modelyard_operator.resources import Resource
 from modelyard_operator.training.trainer_spec import SUPPORTED_BUILTINS
-from modelyard_workloads.config import PARAMETERS
 from modelyard_workloads.config import schema as parameter_schema
+from modelyard_workloads.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 

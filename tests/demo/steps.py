@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import numpy as np
-from modelyard_workloads.config import ImageClassificationParameters
 from modelyard_workloads.data.digits import held_out_mask, load_digits
+from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text

@@ -18,11 +18,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from modelyard_workloads.artifact import Architecture, Description, TensorSpec
-from modelyard_workloads.config import CheckpointPolicy, Location, Output, Parameters, TrainingConfig
+from modelyard_workloads.config import CheckpointPolicy, Location, Output, TrainingConfig
 from modelyard_workloads.data.order import DataOrder, Shard
 from modelyard_workloads.distributed import RankInfo, Ranks
 from modelyard_workloads.loop import Stopped, train
 from modelyard_workloads.metrics import Reporter
+from modelyard_workloads.parameters import Parameters
 from modelyard_workloads.randomness import make_deterministic
 from modelyard_workloads.tasks.base import Objective
 from torch import Tensor, nn

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from modelyard_workloads import config
 from modelyard_workloads.exits import ConfigError
+from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from trainings.pods import ROOT, configuration
 
 
@@ -25,7 +26,7 @@ def issues(raw: dict[str, Any]) -> list[str]:
 
 def test_an_empty_parameters_object_is_a_complete_training() -> None:
     parsed = config.parse(configuration(Path("/out"), {}))
-    assert isinstance(parsed.parameters, config.ImageClassificationParameters)
+    assert isinstance(parsed.parameters, ImageClassificationParameters)
     assert parsed.parameters.architecture == "resnet18"
     assert parsed.checkpoint.resume == "Auto"
 
@@ -89,7 +90,7 @@ def test_the_published_schema_accepts_the_defaults_and_refuses_what_the_trainer_
     validator = Draft202012Validator(config.schema("image-classification"))
     validator.check_schema(validator.schema)
     assert validator.is_valid({})
-    assert validator.is_valid(json.loads(config.ImageClassificationParameters().model_dump_json(by_alias=True)))
+    assert validator.is_valid(json.loads(ImageClassificationParameters().model_dump_json(by_alias=True)))
     for wrong in ({"epoch": 1}, {"epochs": 0}, {"optimizer": "sgdw"}, {"learningRate": "fast"}, {"dropout": 1}):
         assert not validator.is_valid(wrong), wrong
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modelyard_workloads.config import ImageClassificationParameters
 from modelyard_workloads.data.images import ImageBatches, load_images, warp
 from modelyard_workloads.data.order import DataOrder, Shard
 from modelyard_workloads.exits import DataError
+from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from PIL import Image
 
 

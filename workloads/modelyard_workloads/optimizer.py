@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from modelyard_workloads.config import Parameters
+from modelyard_workloads.parameters import Parameters
 
 
 def build_optimizer(model: nn.Module, parameters: Parameters) -> torch.optim.Optimizer:

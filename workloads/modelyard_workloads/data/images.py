@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from modelyard_workloads.config import ImageClassificationParameters
 from modelyard_workloads.data.digits import CLASSES, held_out_mask, load_digits
 from modelyard_workloads.data.order import DataOrder, Draw, Shard
 from modelyard_workloads.exits import DataError
+from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 
 _DIGITS_SIZE, _FOLDER_SIZE = 24, 224
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})

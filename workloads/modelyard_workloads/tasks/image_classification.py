@@ -25,7 +25,7 @@ from modelyard_workloads.artifact import (
     TensorValue,
     read_artifact,
 )
-from modelyard_workloads.config import ImageClassificationParameters, TrainingConfig
+from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.images import ImageBatches, ImageDataset, ImageSet, load_images
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.exits import ConfigError, DataError, Issue
@@ -35,6 +35,7 @@ from modelyard_workloads.models.image_classifier import (
     UnknownArchitecture,
     build_network,
 )
+from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from modelyard_workloads.tasks.base import Objective
 
 WEIGHTS = "model.safetensors"
