@@ -36,11 +36,15 @@ class ToyStream:
         self._points, self._labels, self._shard = points, labels, shard
         self._order = DataOrder(count=len(labels), batch_size=batch_size, seed=3)
         self.steps_per_epoch = self._order.steps_per_epoch
+        self.visited: dict[int, list[int]] = {}  # the samples that this rank was given, by step
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         draw = next(self._order)
         noise = torch.randn(len(draw.indices), self._points.shape[1], generator=draw.generator) * 0.1
         mine = self._shard.take(draw.indices)
+        position = self._order.state_dict()
+        step = position["epoch"] * self.steps_per_epoch + position["position"]
+        self.visited[step] = mine.tolist()
         return self._points[mine] + self._shard.take(noise), self._labels[mine]
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,14 +68,17 @@ class ToyTask:
         self._points = torch.randn(104, 16, generator=generator)
         self._labels = (self._points.sum(dim=1) > 0).long()
         self._shard = shard
-        return ToyStream(self._points, self._labels, shard, self._batch_size)
+        self.stream = ToyStream(self._points, self._labels, shard, self._batch_size)
+        return self.stream
 
     def build_model(self) -> nn.Module:
         extra: list[nn.Module] = [] if self._plain else [nn.BatchNorm1d(32), nn.Dropout(0.2)]
         return nn.Sequential(nn.Linear(16, 32), *extra, nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+        return nn.functional.cross_entropy(model(batch[0]), batch[1]) * self._shard.weight(
+            len(batch[1]), self._batch_size
+        )
 
     def evaluation(self) -> Iterable[tuple[Tensor, Tensor]]:
         mine = self._shard.stride(len(self._labels))
@@ -132,6 +139,8 @@ class Scenario:
             result = train(task, config, self.ranks, self._reporter, stop)
         except Stopped as stopped:
             return f"stopped at {stopped.step}"
+        finally:
+            (self._directory / f"visited-{attempt}-{self.ranks.rank}.json").write_text(json.dumps(task.stream.visited))
         if not self.ranks.is_main:
             return ""
         final = next(a for a in result["artifacts"] if a["name"] == "final")
@@ -175,7 +184,14 @@ def batch(scenario: Scenario) -> None:
     scenario.say(done=True)
 
 
+def elastic(scenario: Scenario) -> None:
+    """One attempt on this many ranks, stopped after so many steps (0: never): `… elastic DIR ATTEMPT STEPS`."""
+    attempt, steps = map(int, sys.argv[3:])
+    stop = after(steps) if steps else lambda: False
+    scenario.say(ended=scenario.run("plain", stop, plain=True, attempt=attempt, batch=8))
+
+
 if __name__ == "__main__":
     _scenario = Scenario(Path(sys.argv[2]))
-    {"resume": resume, "batch": batch}[sys.argv[1]](_scenario)
+    {"resume": resume, "batch": batch, "elastic": elastic}[sys.argv[1]](_scenario)
     _scenario.ranks.stop()

@@ -79,11 +79,12 @@ def test_a_configuration_that_is_no_object_is_refused(environment: dict[str, str
         config.load(environment)
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_refused_with_the_nearest_that_they_can() -> None:
-    parsed = config.parse(configuration(Path("/out"), {"batchSize": 64}))
+def test_a_batch_with_less_than_a_sample_for_each_rank_is_refused_with_the_smallest_that_will_do() -> None:
+    parsed = config.parse(configuration(Path("/out"), {"batchSize": 4}))
+    config.check_batch_size(parsed, 3)
     config.check_batch_size(parsed, 4)
-    with pytest.raises(ConfigError, match="64 cannot be divided by the 3 processes of this training; write 63"):
-        config.check_batch_size(parsed, 3)
+    with pytest.raises(ConfigError, match="4 samples are too few for the 5 processes of this training; write 5"):
+        config.check_batch_size(parsed, 5)
 
 
 def test_the_published_schema_accepts_the_defaults_and_refuses_what_the_trainer_refuses() -> None:

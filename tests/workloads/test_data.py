@@ -35,10 +35,20 @@ def test_an_order_restored_at_any_position_goes_on_with_the_same_samples_and_ran
         assert torch.equal(torch.rand(3, generator=one.generator), torch.rand(3, generator=two.generator))
 
 
-def test_the_ranks_slices_make_up_the_global_batch() -> None:
-    batch = torch.arange(8)
-    slices = [Shard(rank=rank, world_size=4).take(batch) for rank in range(4)]
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7, 8])
+def test_the_ranks_slices_make_up_the_global_batch_and_differ_by_at_most_one(world_size: int) -> None:
+    batch = torch.arange(8.0)
+    shards = [Shard(rank=rank, world_size=world_size) for rank in range(world_size)]
+    slices = [shard.take(batch) for shard in shards]
     assert torch.cat(slices).tolist() == batch.tolist()
+    sizes = [len(part) for part in slices]
+    assert max(sizes) - min(sizes) <= 1
+    # The mean over the ranks of the weighted means is the mean of the batch.
+    means = [part.mean() * shard.weight(len(part), 8) for part, shard in zip(slices, shards, strict=True)]
+    assert float(torch.stack(means).mean()) == pytest.approx(3.5, rel=1e-6)
+
+
+def test_the_ranks_visit_each_held_out_sample_once() -> None:
     visited = sorted(i for rank in range(4) for i in Shard(rank=rank, world_size=4).stride(10).tolist())
     assert visited == list(range(10))
 

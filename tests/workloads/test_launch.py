@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_advice(tmp_path: Path) 
     ("changes", "environment", "code", "message"),
     [
         ({"parameters": {"epoch": 1}, "attempt": 0}, {}, 64, "parameters.epoch: is not a known field"),
-        ({"parameters": {"batchSize": 63}}, {}, 64, "parameters.batchSize: 63 cannot be divided by the 2 processes"),
+        ({"parameters": {"batchSize": 1}}, {}, 64, "parameters.batchSize: 1 samples are too few for the 2 processes"),
         ({}, {"NNODES": "two"}, 78, "NNODES='two' must be a number"),
         ({}, {"NNODES": "2", "NODE_RANK": "2"}, 78, "NODE_RANK=2"),
     ],

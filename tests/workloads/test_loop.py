@@ -8,15 +8,17 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from trainings.pods import ROOT, free_port
 
 
-def group(scenario: str, directory: Path, size: int) -> dict[str, Any]:
+def group(scenario: str, directory: Path, size: int, *arguments: int) -> dict[str, Any]:
     """Run a scenario of trainings.toy on `size` ranks; what rank 0 said."""
     base = {
         **os.environ,
@@ -27,7 +29,7 @@ def group(scenario: str, directory: Path, size: int) -> dict[str, Any]:
         "LOCAL_WORLD_SIZE": str(size),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "trainings.toy", scenario, str(directory)]
+    command = [sys.executable, "-m", "trainings.toy", scenario, str(directory), *map(str, arguments)]
     processes = [
         subprocess.Popen(command, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE)
         for rank in range(size)
@@ -47,13 +49,50 @@ def test_a_run_stopped_every_three_steps_ends_with_the_very_bits_of_the_run_neve
     assert said["resumed"] == said["whole"]
 
 
-def test_one_rank_with_a_batch_of_8_learns_what_two_ranks_with_4_each_learn(tmp_path: Path) -> None:
-    results = []
-    for size in (1, 2):
-        group("batch", tmp_path / str(size), size)
-        (weights,) = (tmp_path / str(size)).rglob("artifacts/*/model.safetensors")
-        results.append(safetensors.torch.load_file(weights))
-    alone, together = results
-    assert alone.keys() == together.keys()
-    for name in alone:
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=1e-6)
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    """The weights that the only run below this directory published."""
+    (file,) = directory.rglob("artifacts/*/model.safetensors")
+    return safetensors.torch.load_file(file)
+
+
+def same(these: dict[str, torch.Tensor], those: dict[str, torch.Tensor]) -> None:
+    """The same weights but for the rounding of sums in another order."""
+    assert these.keys() == those.keys()
+    for name in these:
+        torch.testing.assert_close(these[name], those[name], rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What one rank learns with a batch of 8."""
+    directory = tmp_path_factory.mktemp("alone")
+    group("batch", directory, 1)
+    return weights(directory)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_that_share_a_batch_of_8_learn_what_one_rank_learns_with_it(
+    tmp_path: Path, alone: dict[str, torch.Tensor], size: int
+) -> None:
+    group("batch", tmp_path, size)  # three ranks: 2, 3 and 3 samples
+    same(weights(tmp_path), alone)
+
+
+def test_a_run_that_goes_on_with_other_numbers_of_ranks_sees_each_sample_once_an_epoch_and_learns_the_same(
+    tmp_path: Path, alone: dict[str, torch.Tensor]
+) -> None:
+    attempts = [(2, 5), (3, 16), (1, 7), (2, 0)]  # (ranks, steps until a stop): 13 steps an epoch, three epochs
+    steps: list[Counter[int]] = [Counter() for _ in range(39)]
+    for attempt, (size, until) in enumerate(attempts, start=1):
+        said = group("elastic", tmp_path, size, attempt, until)
+        first = sum(stop for _, stop in attempts[: attempt - 1])
+        assert said["ended"] == f"stopped at {first + until}" or not until
+        for rank in range(size):
+            visited = json.loads((tmp_path / f"visited-{attempt}-{rank}.json").read_text())
+            assert min(map(int, visited)) == first + 1
+            for step, samples in visited.items():
+                steps[int(step) - 1].update(samples)
+    for epoch in range(3):
+        seen = sum(steps[13 * epoch : 13 * (epoch + 1)], Counter())
+        assert seen == Counter(range(104))
+    same(weights(tmp_path), alone)

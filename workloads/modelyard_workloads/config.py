@@ -107,12 +107,11 @@ def parse(raw: Mapping[str, Any]) -> TrainingConfig:
 
 
 def check_batch_size(config: TrainingConfig, world_size: int) -> None:
-    """Raise ConfigError unless every rank gets the same number of samples of each batch."""
+    """Raise ConfigError unless every rank gets a sample of each batch."""
     size = config.parameters.batch_size
-    if size % world_size:
-        near = max(world_size, round(size / world_size) * world_size)
-        message = f"{size} cannot be divided by the {world_size} processes of this training; write {near}"
-        raise ConfigError([Issue("parameters.batchSize", message)])
+    if size < world_size:
+        message = f"{size} samples are too few for the {world_size} processes of this training; write {world_size}"
+        raise ConfigError([Issue("parameters.batchSize", f"{message} or more")])
 
 
 def _issues(error: ValidationError, prefix: str) -> list[Issue]:

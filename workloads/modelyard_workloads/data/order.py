@@ -1,7 +1,8 @@
 """The order of the samples: a pure function of (seed, epoch, position).
 
 All ranks compute the same global batch and take their own slice of it. So there is nothing to communicate, the state
-to save is two numbers, and one rank with a batch of 8 sees exactly what two ranks with 4 each see together.
+to save is two numbers, and one rank with a batch of 8 sees exactly what two ranks with 4 each, or three with 2, 3 and
+3, see together: a training may go on with another number of ranks.
 """
 
 from __future__ import annotations
@@ -22,9 +23,15 @@ class Shard:
     world_size: int
 
     def take(self, values: Tensor) -> Tensor:
-        """This rank's contiguous slice of a global batch; its size must be divisible by the number of ranks."""
-        size = len(values) // self.world_size
-        return values[self.rank * size : (self.rank + 1) * size]
+        """This rank's contiguous slice of a global batch (dimension 0); the ranks' sizes differ by at most one."""
+        start, end = (number * len(values) // self.world_size for number in (self.rank, self.rank + 1))
+        return values[start:end]
+
+    def weight(self, mine: int, total: int) -> float:
+        """What the mean over `mine` of `total` samples is to be multiplied by, so that the mean over the ranks is the
+        mean over all samples: exactly 1 where the slices are equal.
+        """
+        return mine * self.world_size / total
 
     def stride(self, count: int) -> Tensor:
         """This rank's share of `count` samples when each is to be visited once (evaluation); shares may differ by

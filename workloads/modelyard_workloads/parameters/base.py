@@ -26,7 +26,7 @@ class Parameters(Section):
         64,
         ge=1,
         le=1_048_576,
-        description="Samples in one optimizer step, over all ranks together; must be divisible by their number.",
+        description="Samples in one optimizer step, over all ranks together; at least one for each.",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov momentum) or adamw.")
     learning_rate: float = Field(0.05, gt=0, le=100, description="Highest learning rate of the schedule.")

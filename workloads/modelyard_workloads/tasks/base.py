@@ -64,8 +64,8 @@ class Task(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The scalar to minimise: the mean over this rank's samples, so that averaged gradients are those of the global
-        batch.
+        """The scalar to minimise, such that its mean over the ranks is the loss of the global batch: DDP averages the
+        gradients, and slices may differ in size (see `Shard.weight`).
         """
         ...
 

@@ -78,9 +78,10 @@ class ImageClassificationTask:
         return model
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy with label smoothing."""
+        """Cross-entropy with label smoothing; its mean over the ranks is that of the global batch."""
         images, labels = batch
-        return F.cross_entropy(model(images), labels, label_smoothing=self._parameters.label_smoothing)
+        mean = F.cross_entropy(model(images), labels, label_smoothing=self._parameters.label_smoothing)
+        return mean * self._shard.weight(len(labels), self._parameters.batch_size)
 
     def evaluation(self) -> Iterator[Batch]:
         """This rank's share of the held-out images."""
