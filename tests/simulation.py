@@ -10,6 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -161,20 +162,26 @@ class World:
         del self.objects[kind, name]
         self.trace.append(f"-- lost: {kind} {name}")
 
-    def reported(self, step: int, total: int = 100, loss: str = "0.5") -> None:
-        """Rank 0 of the current attempt posts progress."""
+    def reported(self, step: int, total: int = 100, loss: str = "0.5", **told: Any) -> None:
+        """Rank 0 of the current attempt posts progress; `told` are further fields of the report."""
         attempt = int(self.status.get("attempt") or 1)
-        self.report = Report(
-            attempt=attempt,
-            received=self.now,
-            advanced=self.now,
-            trainer_status={
+        fields: dict[str, Any] = {
+            "attempt": attempt,
+            "received": self.now,
+            "advanced": self.now,
+            "trainer_status": {
                 "progressPercentage": 100 * step // total,
                 "estimatedRemainingSeconds": total - step,
                 "metrics": [{"name": "loss", "value": loss}],
             },
-            progress={"step": step, "totalSteps": total},
-        )
+            "progress": {"step": step, "totalSteps": total},
+        }
+        self.report = Report(**(fields | told))
+
+    def heard(self, **told: Any) -> None:
+        """Rank 0 posts again, and nothing has moved."""
+        assert self.report is not None
+        self.report = replace(self.report, received=self.now, **told)
 
 
 def assert_golden(name: str, world: World, condition: str) -> None:

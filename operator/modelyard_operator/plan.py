@@ -60,10 +60,14 @@ class Report:
     attempt: int
     received: datetime
     advanced: datetime
-    """When the step, or the percentage where no step is posted, last moved."""
+    """When anything last moved: the step, the percentage, the tick of a long evaluation or checkpoint, the phase."""
     trainer_status: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] | None = None
+    timing: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of this attempt by cause."""
+    stacks: Mapping[str, Any] | None = None
+    """Where the launcher left the stacks of its ranks: `uri` or `path`."""
 
 
 @dataclass(frozen=True, kw_only=True)

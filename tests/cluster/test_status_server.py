@@ -66,7 +66,7 @@ class Poster:
 
 
 @pytest.mark.side_by_side(seconds=25)
-def test_only_rank_0_of_the_current_attempt_reports(laboratory: Laboratory) -> None:
+def test_only_rank_0_of_the_current_attempt_tells_of_progress(laboratory: Laboratory) -> None:
     namespace, port = laboratory.make_namespace("status"), free_port()
     options = ("--leader-election", "false", "--status-url", "https://127.0.0.1", "--status-port", str(port))
     operator, _ = laboratory.start_operator([namespace], *options)
@@ -88,7 +88,6 @@ def test_only_rank_0_of_the_current_attempt_reports(laboratory: Laboratory) -> N
         ("told", None, REPORT, 401),
         ("told", "no token at all", REPORT, 401),
         ("told", poster.token("told-1-0", audience="https://kubernetes.default.svc"), REPORT, 401),
-        ("told", poster.token("told-1-1"), REPORT, 403),
         ("told", poster.token("other-1-0"), REPORT, 403),
         ("other", rank_0, REPORT, 403),
         ("nobody", rank_0, REPORT, 404),
@@ -98,6 +97,10 @@ def test_only_rank_0_of_the_current_attempt_reports(laboratory: Laboratory) -> N
         ("told", rank_0, {"trainerStatus": {}, "padding": "x" * 70_000}, 413),
     ):
         assert poster.post(name, token, body)[0] == code, (name, body)
+
+    later = {"trainerStatus": {"progressPercentage": 99}}
+    assert poster.post("told", poster.token("told-1-1"), later) == (200, {"directive": "continue"})
+    assert told.status["progress"]["percentage"] == 45, "the other nodes hear the directive, and tell nothing"
 
     told.end(1, 1, 1)
     told.running(attempt=2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from modelyard_operator.training.gang import Failure
+from modelyard_operator.training.failure import Failure
 from modelyard_operator.training.policy import History, decide
 from modelyard_operator.training.policy_spec import FailurePolicy
 

@@ -7,18 +7,12 @@ A trace reads like a story: `--` lines are what the world does, the others what 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import pytest
-from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.sync import sync
 from simulation import World, assert_golden
+from trainings_world import SURROUNDINGS, to_running, world
 
-IMAGE = {"trainer": {"image": "example/train:1", "numNodes": 2}}
-SURROUNDINGS = Surroundings(
-    workloads_image="modelyard/workloads:test", status_url="https://status.modelyard.svc:10443", status_ca="PEM"
-)
 ARTIFACT = {
     "name": "best",
     "step": 90,
@@ -31,16 +25,6 @@ ARTIFACT = {
     "createdAt": "2026-01-01T00:00:00Z",
 }
 RESULT = {"result": {"step": 100, "totalSteps": 100, "metrics": {"loss": "0.01"}, "artifacts": [ARTIFACT]}}
-
-
-def world(**changes: Any) -> World:
-    return World("ModelTraining", {**IMAGE, **changes}, partial(sync, surroundings=SURROUNDINGS))
-
-
-def to_running(w: World) -> None:
-    w.settle()
-    w.gang("Running")
-    w.settle()
 
 
 def succeeds(w: World) -> None:
@@ -110,6 +94,30 @@ def stalls(w: World) -> None:
     w.settle()
     w.wait(901)
     w.settle()
+    w.wait(6)
+    w.heard(stacks={"uri": "pvc://demo-output/stacks/attempt-1.txt"})
+    w.settle()
+
+
+def stalls_without_a_trace(w: World) -> None:
+    to_running(w)
+    w.reported(step=10)
+    w.settle()
+    w.wait(901)
+    w.settle()
+    w.wait(16)
+    w.settle()
+
+
+def stalls_for_a_moment(w: World) -> None:
+    to_running(w)
+    w.reported(step=10)
+    w.settle()
+    w.wait(901)
+    w.settle()
+    w.wait(3)
+    w.reported(step=11)
+    w.settle()
 
 
 def is_never_scheduled(w: World) -> None:
@@ -150,6 +158,8 @@ LIVES = [
     loses_a_pod,
     has_bad_parameters,
     stalls,
+    stalls_without_a_trace,
+    stalls_for_a_moment,
     is_never_scheduled,
     outlives_its_deadline,
     is_refused_and_mended,

@@ -1,4 +1,4 @@
-"""What the passing of time alone decides: startup, progress and active deadlines, and the end of finished objects.
+"""What the passing of time alone decides: startup and active deadlines, and the end of finished objects.
 
 Every deadline is derived from times that the status or the pods hold, so a restarted operator forgets none. Pure.
 """
@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 
 from modelyard_operator import conditions
 from modelyard_operator.objects import parse_time
-from modelyard_operator.plan import Children, Object
-from modelyard_operator.training.gang import Failure, Gang, waiting_reasons
+from modelyard_operator.plan import Object
+from modelyard_operator.training.failure import Failure
+from modelyard_operator.training.gang import waiting_reasons
+from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 _STARTUP_REASONS = {
@@ -21,51 +23,44 @@ _STARTUP_REASONS = {
 }
 
 
-def exceeded(
-    spec: ModelTrainingSpec, status: Object, gang: Gang, children: Children, now: datetime
-) -> tuple[Failure | None, float | None]:
+def exceeded(situation: Situation) -> tuple[Failure | None, float | None]:
     """(the failure that a passed deadline is, None) or (None, seconds until the next deadline)."""
-    left: list[float] = []
-    for failure, due in (_startup(spec, gang, children, now), _progress(spec, status, gang, children)):
-        if due is None:
-            continue
-        seconds = (due - now).total_seconds()
-        if seconds <= 0:
+    failure, due = _startup(situation)
+    left = None
+    if due is not None:
+        left = (due - situation.now).total_seconds()
+        if left <= 0:
             return failure, None
-        left.append(seconds)
-    return None, min(left, default=None)
+    remaining = _active(situation)
+    if remaining is not None and remaining <= 0:
+        seconds = situation.spec.run_policy.active_deadline_seconds
+        return Failure(reason="DeadlineExceeded", message=f"not done within activeDeadlineSeconds, {seconds} s"), None
+    return None, min((s for s in (left, remaining) if s is not None), default=None)
 
 
-def _startup(spec: ModelTrainingSpec, gang: Gang, children: Children, now: datetime) -> tuple[Failure, datetime | None]:
-    created = [t for pod in gang.pods.values() if (t := parse_time(pod["metadata"].get("creationTimestamp")))]
+def _startup(situation: Situation) -> tuple[Failure, datetime | None]:
+    """Time in a queue is not counted: the clock of pods that had to wait begins when they were let go."""
+    gang, spec = situation.gang, situation.spec
+    begun = [t for pod in gang.pods.values() if (t := parse_time(pod["metadata"].get("creationTimestamp")))]
+    queued = conditions.find(situation.status, "Queued")
+    if queued and queued["status"] == "False" and (freed := parse_time(queued["lastTransitionTime"])) and begun:
+        begun = [max(min(begun), freed)]
     due = None
-    if created and gang.started < gang.size:
-        due = min(created) + timedelta(seconds=spec.run_policy.startup_deadline_seconds)
-    waiting = waiting_reasons(gang, children.pod_warnings, now)
+    if begun and gang.started < gang.size and not gang.queued:
+        due = min(begun) + timedelta(seconds=spec.run_policy.startup_deadline_seconds)
+    waiting = waiting_reasons(gang, situation.children.pod_warnings, situation.now)
     reason, text = waiting[0] if waiting else ("", "no reason is known")
     message = f"not all nodes ran within {spec.run_policy.startup_deadline_seconds} s: {text}"
     return Failure(reason=_STARTUP_REASONS.get(reason, "StartupDeadlineExceeded"), message=message), due
 
 
-def _progress(
-    spec: ModelTrainingSpec, status: Object, gang: Gang, children: Children
-) -> tuple[Failure, datetime | None]:
-    """Needs a first report of the attempt: a trainer that reports nothing cannot be told from one that hangs."""
-    report, seconds = children.report, spec.run_policy.progress_deadline_seconds
-    due = None
-    if seconds is not None and report is not None and report.attempt == gang.attempt and gang.running == gang.size:
-        due = report.advanced + timedelta(seconds=seconds)
-    step = (status.get("progress") or {}).get("step")
-    message = f"no progress for {seconds} s" + (f" after step {step}" if step is not None else "")
-    return Failure(reason="Stalled", message=message, step=step), due
-
-
-def active(spec: ModelTrainingSpec, status: Object, now: datetime) -> float | None:
+def _active(situation: Situation) -> float | None:
     """Seconds left of activeDeadlineSeconds, at most 0 when it has passed; None where there is none."""
-    started = parse_time(status.get("startTime"))
-    if spec.run_policy.active_deadline_seconds is None or started is None:
+    started = parse_time(situation.status.get("startTime"))
+    seconds = situation.spec.run_policy.active_deadline_seconds
+    if seconds is None or started is None:
         return None
-    return (started + timedelta(seconds=spec.run_policy.active_deadline_seconds) - now).total_seconds()
+    return (started + timedelta(seconds=seconds) - situation.now).total_seconds()
 
 
 def time_to_live(spec: ModelTrainingSpec, status: Object, now: datetime) -> float | None:

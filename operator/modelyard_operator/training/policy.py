@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from modelyard_operator.training.gang import Failure
+from modelyard_operator.training.failure import Failure
 from modelyard_operator.training.spec import FailurePolicy, FailureRule
 
 BACKOFF_LAST_SECONDS = 300.0

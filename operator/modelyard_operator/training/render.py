@@ -35,7 +35,7 @@ from modelyard_operator.training.environment import (
     environment,
     output_location,
 )
-from modelyard_operator.training.gang import CONTAINER
+from modelyard_operator.training.failure import CONTAINER
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 

@@ -14,9 +14,13 @@ from modelyard_operator import conditions
 from modelyard_operator.conditions import Conditions
 from modelyard_operator.objects import format_duration, format_time
 from modelyard_operator.plan import Children, Object, Report, Urgency
+from modelyard_operator.training import ledger
 from modelyard_operator.training.environment import processes_per_node
-from modelyard_operator.training.gang import Failure, Gang, waiting_reasons
+from modelyard_operator.training.failure import Failure
+from modelyard_operator.training.gang import Gang, waiting_reasons
+from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
+from modelyard_operator.training.stall import NO_PROGRESS
 
 KEPT = (
     "startTime",
@@ -57,23 +61,23 @@ class Step:
     """What the reconcile found out beyond the pods: where the training stands in its life."""
 
     suspended: bool = False
-    restarting: Failure | None = None
+    restarting: str = ""
+    """The reason of the failure after which all nodes begin again."""
     why_restarting: str = ""
     finished: bool | None = None
     """True after success, False after failure, None while there is something to do."""
     reason: str = ""
     message: str = ""
     stalled: str = ""
+    """That it runs and does not move, in words."""
 
 
-def make_status(
-    training: Object, spec: ModelTrainingSpec, gang: Gang, children: Children, step: Step, now: datetime
-) -> Object:
+def make_status(situation: Situation, step: Step) -> Object:
     """The whole status. Nothing in it depends on `now` but the times at which something changed."""
-    before = training.get("status") or {}
-    generation = training["metadata"].get("generation", 1)
-    marks = Conditions(before.get("conditions") or (), generation, now)
-    _set_conditions(marks, spec, gang, children, step, before)
+    before, gang, spec = situation.status, situation.gang, situation.spec
+    generation = situation.training["metadata"].get("generation", 1)
+    marks = Conditions(before.get("conditions") or (), generation, situation.now)
+    _set_conditions(marks, situation, step)
     status: Object = {
         "observedGeneration": generation,
         **{name: before[name] for name in KEPT if name in before},
@@ -89,57 +93,69 @@ def make_status(
         "worldSize": gang.size * processes_per_node(spec),
     }
     if gang.started == gang.size and "startTime" not in status:
-        status["startTime"] = format_time(now)
-    if children.report is not None and children.report.attempt == gang.attempt and step.finished is None:
-        status |= progress_fields(children.report)
+        status["startTime"] = format_time(situation.now)
+    if situation.report is not None and step.finished is None:
+        status |= progress_fields(situation.report)
+    if checkpoint := ledger.newest(situation):
+        status["checkpoint"] = checkpoint
     status["display"] = display_of(spec, status, gang)
     return status
 
 
-def _set_conditions(
-    marks: Conditions, spec: ModelTrainingSpec, gang: Gang, children: Children, step: Step, before: Object
-) -> None:
-    now = marks.now
+def _set_conditions(marks: Conditions, situation: Situation, step: Step) -> None:
+    gang, children = situation.gang, situation.children
     marks.set("Accepted", True, "Valid", "the spec is valid")
     waiting = [
-        (_WAITING.get(reason, reason), text) for reason, text in waiting_reasons(gang, children.pod_warnings, now)
+        (_WAITING.get(reason, reason), text) for reason, text in waiting_reasons(gang, children.pod_warnings, marks.now)
     ]
-    blocked = step.stalled or _refusal(children) or ""
-    _set_scheduling(marks, spec, gang, waiting, step)
-    active = not step.suspended and step.finished is None and step.restarting is None
+    active = not step.suspended and step.finished is None and not step.restarting
+    _set_scheduling(marks, situation, waiting, step)
     running = active and gang.running > 0 and gang.running + gang.succeeded == gang.size
     reason = "AllNodesRunning" if running else step.reason or "NodesNotRunning"
     marks.set("Running", running, reason, f"{gang.running} of {gang.size} nodes run")
     marks.set("Suspended", step.suspended, "Suspended" if step.suspended else "NotSuspended")
-    if step.restarting is not None:
-        marks.set("Restarting", True, step.restarting.reason, step.why_restarting)
-    elif conditions.is_true(before, "Restarting") and not running and active:
+    if step.restarting:
+        marks.set("Restarting", True, step.restarting, step.why_restarting)
+    elif situation.was("Restarting") and not running and active:
         marks.keep("Restarting")
     else:
         marks.set("Restarting", False, "NotRestarting")
-    if children.report is not None or conditions.is_true(before, "ProgressMade"):
+    if children.report is not None or situation.was("ProgressMade"):
         marks.set("ProgressMade", True, "ProgressReported", "rank 0 reports progress")
-    fatal = next(((r, t) for r, t in waiting if r in (*_FATAL_WAITING, "Unschedulable")), None)
-    if blocked:
-        marks.set("Stalled", True, "Blocked" if not step.stalled else "NoProgress", blocked)
-    elif active and fatal:
-        marks.set("Stalled", True, fatal[0], fatal[1])
-    else:
-        marks.set("Stalled", False, "NotStalled")
+    _set_stalled(marks, _refusal(children), waiting if active else [], step)
     settled = step.finished is not None or step.suspended or gang.scheduled == gang.size or marks.is_true("Stalled")
+    settled = settled or marks.is_true("Queued")
     marks.set("Reconciling", not settled, "Settled" if settled else "StartingPods")
     active_reason = marks.reason("Stalled") if marks.is_true("Stalled") else step.reason or "Active"
     marks.set("Succeeded", step.finished, step.reason if step.finished is not None else active_reason, step.message)
     marks.set("Finished", step.finished is not None, step.reason or "Active", step.message)
 
 
-def _set_scheduling(
-    marks: Conditions, spec: ModelTrainingSpec, gang: Gang, waiting: list[tuple[str, str]], step: Step
-) -> None:
-    """Scheduled and StorageReady; what is missing is named in the scheduler's own words."""
+def _set_stalled(marks: Conditions, refused: str, waiting: list[tuple[str, str]], step: Step) -> None:
+    fatal = next(((r, t) for r, t in waiting if r in (*_FATAL_WAITING, "Unschedulable")), None)
+    if step.stalled:
+        marks.set("Stalled", True, NO_PROGRESS, step.stalled)
+    elif refused:
+        marks.set("Stalled", True, "Blocked", refused)
+    elif fatal:
+        marks.set("Stalled", True, *fatal)
+    else:
+        marks.set("Stalled", False, "NotStalled")
+
+
+def _set_scheduling(marks: Conditions, situation: Situation, waiting: list[tuple[str, str]], step: Step) -> None:
+    """Queued, Scheduled and StorageReady; what is missing is named in the scheduler's own words."""
+    gang, spec = situation.gang, situation.spec
     if step.finished is not None:
         marks.keep("Scheduled", "StorageReady")
         return
+    if gang.queued:
+        queue = spec.scheduling.queue_name
+        marks.set(
+            "Queued", True, "WaitingForQuota", f"the pods wait in queue {queue}" if queue else "the pods are gated"
+        )
+    elif conditions.find(situation.status, "Queued"):
+        marks.set("Queued", False, "NotQueued")
     scheduled = bool(gang.pods) and gang.scheduled == gang.size
     unplaced = [(r, t) for r, t in waiting if r in ("Unschedulable", "SchedulingGated", "SchedulerError")]
     if scheduled:
@@ -163,14 +179,14 @@ def _refusal(children: Children) -> str:
 def phase_of(marks: Conditions) -> str:
     if marks.is_true("Finished"):
         return "Succeeded" if marks.is_true("Succeeded") else "Failed"
-    for type_ in ("Suspended", "Stalled", "Restarting", "Running", "Scheduled"):
+    for type_ in ("Suspended", "Stalled", "Queued", "Restarting", "Running", "Scheduled"):
         if marks.is_true(type_):
             return type_
     return "Pending"
 
 
 def progress_fields(report: Report) -> Object:
-    """`progress` and `checkpoint` of a status from the last post: TrainJob's figures and, if sent, ours."""
+    """`progress` of a status from the last post: TrainJob's figures and, if sent, ours."""
     told, ours = report.trainer_status, report.progress
     metrics = {str(m["name"]): str(m["value"]) for m in told.get("metrics") or () if "name" in m and "value" in m}
     progress: dict[str, Any] = {
@@ -180,13 +196,10 @@ def progress_fields(report: Report) -> Object:
         "totalSteps": ours.get("totalSteps"),
         "epoch": ours.get("epoch"),
         "samplesPerSecond": ours.get("samplesPerSecond"),
-        "lastUpdateTime": format_time(report.received),
+        "lastUpdateTime": format_time(report.advanced),
         "metrics": metrics or None,
     }
-    fields: Object = {"progress": {k: v for k, v in progress.items() if v is not None}}
-    if report.checkpoint:
-        fields["checkpoint"] = dict(report.checkpoint)
-    return fields
+    return {"progress": {k: v for k, v in progress.items() if v is not None}}
 
 
 def display_of(spec: ModelTrainingSpec, status: Mapping[str, Any], gang: Gang) -> Object:
@@ -221,6 +234,7 @@ def failure_fields(failure: Failure, attempt: int, rule: str, action: str, now: 
         "exceptionType": failure.exception_type,
         "message": failure.message or None,
         "logTail": failure.log_tail,
+        "stacks": failure.stacks,
         "step": failure.step,
     }
     return {name: value for name, value in fields.items() if value is not None}

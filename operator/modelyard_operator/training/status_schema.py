@@ -87,6 +87,8 @@ class LastFailure(Model):
     """What it said."""
     log_tail: str | None = None
     """The last lines of its log."""
+    stacks: str | None = None
+    """Where the stacks of the ranks are, after Stalled."""
     step: int | None = None
     """The last step that was done."""
     best_step: int | None = None
@@ -167,7 +169,7 @@ class ModelTrainingStatus(Model):
     completion_time: Time | None = None
     """When it finished."""
     attempt: int | None = None
-    """The current attempt, from 1."""
+    """The current attempt, from 1; 0 before it is let go for the first time."""
     restarts: int | None = None
     """Restarts in all."""
     restarts_count_towards_max: int | None = None

@@ -1,0 +1,74 @@
+"""A training on its way: everything that should be there, and the status of what is. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from modelyard_operator import conditions
+from modelyard_operator.objects import is_terminating, parse_time
+from modelyard_operator.plan import Event, Object, Plan
+from modelyard_operator.training.environment import Surroundings
+from modelyard_operator.training.failing import Verdict
+from modelyard_operator.training.gang import SETTLING_SECONDS, Gang
+from modelyard_operator.training.removal import FAILED_GANG_GRACE_SECONDS, next_look, removals
+from modelyard_operator.training.render import make_output_claim, make_peer_service, make_pod, make_pod_metadata
+from modelyard_operator.training.situation import Situation
+from modelyard_operator.training.status import Step, make_status, urgency_of
+
+
+def active(situation: Situation, surroundings: Surroundings, verdict: Verdict) -> Plan:
+    """The pods of the current attempt, the Service and the claim; pods of earlier attempts go."""
+    training, spec, gang, now = situation.training, situation.spec, situation.gang, situation.now
+    before = situation.status
+    pause = _pause(before, gang, now)
+    missing = [make_pod(training, spec, gang.attempt, rank, surroundings) for rank in gang.missing]
+    if missing and situation.was("Scheduled"):
+        # This attempt had all its pods. One that is gone is a failure, one that lost its labels is not: ask.
+        unsure = [n for pod in missing if (n := pod["metadata"]["name"]) not in situation.children.absent]
+        if unsure:
+            return Plan(verify=tuple(unsure), create=tuple(missing))
+    status = make_status(situation, Step(stalled=verdict.stall.message if verdict.stall else ""))
+    fixed = (_output_claim(situation), make_peer_service(training, spec))
+    kept = (
+        make_pod_metadata(training, spec, gang.attempt, rank, surroundings.status_ca)
+        for rank, pod in gang.pods.items()
+        if not is_terminating(pod)
+    )
+    settling = SETTLING_SECONDS if len(gang.pods) > gang.scheduled else None
+    looks = (verdict.wait, pause, settling, next_look(gang.stale, now))
+    return Plan(
+        status=status,
+        urgency=urgency_of(before, status),
+        apply=(*(child for child in fixed if child is not None), *kept),
+        create=() if pause else tuple(missing),
+        delete=removals(gang.stale, FAILED_GANG_GRACE_SECONDS, now),
+        events=tuple(_news(situation, status)),
+        requeue_after=min((s for s in looks if s), default=None),
+    )
+
+
+def _news(situation: Situation, status: Object) -> list[Event]:
+    """What people are told of a status that is about to be written."""
+    gang, news = situation.gang, []
+    if conditions.is_true(status, "Running") and not situation.was("Running"):
+        message = f"attempt {gang.attempt}: {gang.size} of {gang.size} nodes run"
+        news.append(Event(reason="Running", message=message))
+    stalled = conditions.find(status, "Stalled")
+    if stalled and stalled["status"] == "True" and not situation.was("Stalled"):
+        news.append(Event(reason="Stalled", message=stalled["message"], type="Warning"))
+    return news
+
+
+def _output_claim(situation: Situation) -> Object | None:
+    """The claim as it should be. Of one that is there only the metadata is ours: its size may have grown since."""
+    claim = make_output_claim(situation.training, situation.spec)
+    claims = situation.children.claims
+    if claim is not None and any(c["metadata"]["name"] == claim["metadata"]["name"] for c in claims):
+        return {k: v for k, v in claim.items() if k != "spec"}
+    return claim
+
+
+def _pause(status: Object, gang: Gang, now: datetime) -> float:
+    """Seconds of back-off left before the pods of this attempt may be made; 0 for none."""
+    due = parse_time(status.get("nextAttemptTime"))
+    return max(0.0, (due - now).total_seconds()) if due and not gang.pods else 0.0

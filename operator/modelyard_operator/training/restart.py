@@ -1,0 +1,58 @@
+"""An attempt that failed: all nodes begin again, or the training ends. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from modelyard_operator.objects import format_time
+from modelyard_operator.plan import Event, Object, Plan
+from modelyard_operator.training.failure import Failure
+from modelyard_operator.training.policy import Action, Decision, History, decide
+from modelyard_operator.training.situation import Situation
+from modelyard_operator.training.status import Step, failure_fields, make_status
+
+
+def failed(situation: Situation, failure: Failure) -> Plan:
+    """Restart the whole gang, or end. Written to status before any pod is touched."""
+    before = situation.status
+    history = History(
+        counted=before.get("restartsCountTowardsMax") or 0,
+        without_progress=before.get("noProgressRestarts") or 0,
+        best_step=(before.get("lastFailure") or {}).get("bestStep") or 0,
+    )
+    decision = decide(failure, situation.spec.failure_policy, history)
+    what = _in_words(situation.gang.attempt, failure)
+    if decision.action is Action.FAIL:
+        status, event = _end(situation, failure, f"{what}; {decision.why}")
+    else:
+        status, event = _next_attempt(situation, failure, decision, what)
+    fields = failure_fields(failure, situation.gang.attempt, decision.rule, decision.action.value, situation.now)
+    status |= {
+        "restartsCountTowardsMax": decision.history.counted,
+        "noProgressRestarts": decision.history.without_progress,
+        "lastFailure": fields | {"bestStep": decision.history.best_step},
+    }
+    return Plan(status=status, decided=True, events=(event,))
+
+
+def _end(situation: Situation, failure: Failure, message: str) -> tuple[Object, Event]:
+    status = make_status(situation, Step(finished=False, reason=failure.reason, message=message))
+    status["completionTime"] = format_time(situation.now)
+    return status, Event(reason="Failed", message=message, type="Warning")
+
+
+def _next_attempt(situation: Situation, failure: Failure, decision: Decision, what: str) -> tuple[Object, Event]:
+    step = Step(restarting=failure.reason, why_restarting=what, reason="Restarting")
+    status = make_status(situation.without_pods(), step)
+    status["attempt"] = situation.gang.attempt + 1
+    status["restarts"] = (situation.status.get("restarts") or 0) + 1
+    status["nextAttemptTime"] = format_time(situation.now + timedelta(seconds=decision.delay_seconds))
+    delay = f" in {decision.delay_seconds:.0f} s" if decision.delay_seconds else ""
+    return status, Event(reason="Restarting", message=f"{what}; restarting all nodes{delay}", type="Warning")
+
+
+def _in_words(attempt: int, failure: Failure) -> str:
+    where = f"rank {failure.rank} ({failure.pod})" if failure.pod and failure.rank is not None else "the attempt"
+    how = f" with exit code {failure.exit_code}" if failure.exit_code is not None else ""
+    told = f": {failure.message}" if failure.message else ""
+    return f"attempt {attempt}: {where} failed{how}, {failure.reason}{told}"
