@@ -38,9 +38,11 @@ images: ## build both images into the local cluster, if their inputs changed
 	@$(LOCALCLUSTER) images
 
 .PHONY: generate
-generate: venv ## write the CRDs, the reference page and the trainers' schemas anew from the models
+generate: venv ## write the CRDs, the reference page, the trainers' schemas and the gRPC messages anew
 	$(VENV)/bin/python -m modelyard_operator.crds .
 	$(VENV)/bin/python -m modelyard_workloads.config --schemas operator/modelyard_operator/training/schemas
+	cd workloads && $(abspath $(VENV))/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+	  modelyard_workloads/serve/grpc_v2/inference.proto
 
 .PHONY: lint
 lint: venv ## ruff (rules and format) and mypy

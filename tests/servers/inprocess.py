@@ -18,6 +18,8 @@ from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.runtimes import Runtime
 from modelyard_workloads.serve.server import Server
+from modelyard_workloads.serve.traffic import Traffic
+from modelyard_workloads.serve.wiring import serve
 
 DIGEST = "sha256:" + "0" * 64
 MODEL = "rows"
@@ -53,6 +55,7 @@ class Running:
     port: int
     plane: DataPlane
     app: Application
+    traffic: Traffic
     server: Server
 
     def call(
@@ -88,7 +91,7 @@ def running(runtime: Runtime | None, config: ServeConfig | None = None) -> Itera
     config = config or configure()
     plane = DataPlane(config.model.name, config.model.version)
     metrics = ServerMetrics(config.model.name)
-    app = Application(plane, metrics, config.limits)
+    served = serve(plane, metrics, config)
     thread = InferenceThread()
     started = threading.Event()
 
@@ -115,12 +118,12 @@ def running(runtime: Runtime | None, config: ServeConfig | None = None) -> Itera
             metrics.loaded(config.model.version, DIGEST, runtime.task, 7, 0.1)
         started.set()
 
-    server = Server(config, app, plane, on_started)
+    server = Server(config, served, on_started)
     loop_thread = threading.Thread(target=server.run, daemon=True)
     loop_thread.start()
     assert started.wait(10), "the server did not start"
     try:
-        yield Running(server.servers[0].sockets[0].getsockname()[1], plane, app, server)
+        yield Running(server.servers[0].sockets[0].getsockname()[1], plane, served.app, served.traffic, server)
     finally:
         server.should_exit = True
         loop_thread.join(10)

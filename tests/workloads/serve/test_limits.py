@@ -77,7 +77,7 @@ def test_a_full_queue_gets_503_with_retry_after_at_once() -> None:
         threads = [threading.Thread(target=lambda: replies.append(server.infer({"inputs": [X]}))) for _ in range(3)]
         for index, thread in enumerate(threads):
             thread.start()
-            eventually(lambda count=index: server.app.in_flight == count + 1)
+            eventually(lambda count=index: server.traffic.in_flight == count + 1)
         eventually(lambda: server.plane.queue_depth == 2)
         started = time.monotonic()
         refused = server.infer({"inputs": [X]})
@@ -95,12 +95,12 @@ def test_request_bytes_held_at_a_time_are_bounded() -> None:
     with running(RowModel(), configure(limits={"maxPendingBytes": 2000})) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
             slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1900\r\n\r\n".encode() + b" " * 1800)
-            eventually(lambda: server.app.in_flight == 1)
+            eventually(lambda: server.traffic.in_flight == 1)
             time.sleep(0.1)
             refused = server.call("POST", INFER, b" " * 500)
             assert refused.status == 503
             assert "request bytes" in refused.error
-        eventually(lambda: server.app.in_flight == 0)
+        eventually(lambda: server.traffic.in_flight == 0)
         assert server.infer({"inputs": [X]}).status == 200
 
 
@@ -110,7 +110,7 @@ def test_work_of_a_client_that_went_away_is_dropped() -> None:
         model.gate.clear()
         first = threading.Thread(target=lambda: server.infer({"inputs": [X]}))
         first.start()
-        eventually(lambda: server.app.in_flight == 1)
+        eventually(lambda: server.traffic.in_flight == 1)
         body = json.dumps({"inputs": [{**X, "shape": [3, 2]}]}).encode()
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as gone:
             gone.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)

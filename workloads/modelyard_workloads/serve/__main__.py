@@ -12,7 +12,6 @@ import sys
 from contextlib import suppress
 
 from modelyard_workloads.hardware import available_cores, openmp_environment
-from modelyard_workloads.serve.app import Application
 from modelyard_workloads.serve.batcher import Batcher, BatchLimits, InferenceThread
 from modelyard_workloads.serve.config import InvalidConfig, ServeConfig, parse_config
 from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
@@ -21,6 +20,7 @@ from modelyard_workloads.serve.loading import Loaded, load
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.server import Server
 from modelyard_workloads.serve.termination import LogTail, write_termination_message
+from modelyard_workloads.serve.wiring import serve
 
 EX_USAGE, EX_DATAERR = 64, 65
 # The inference thread needs the interpreter for microseconds between two kernels; with CPython's default of 5 ms it
@@ -39,8 +39,7 @@ class ModelServer:
         self._plane = DataPlane(config.model.name, config.model.version)
         self._metrics = ServerMetrics(config.model.name)
         self._thread = InferenceThread()
-        app = Application(self._plane, self._metrics, config.limits)
-        self._server = Server(config, app, self._plane, self._start_loading)
+        self._server = Server(config, serve(self._plane, self._metrics, config), self._start_loading)
 
     def run(self) -> None:
         """Serve until told to end; `failure` tells whether the model was the reason."""

@@ -16,6 +16,7 @@ from modelyard_workloads.serve.dataplane import DataPlane
 from modelyard_workloads.serve.errors import ServeError
 from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, error_reply, plain_error
 from modelyard_workloads.serve.metrics import ServerMetrics
+from modelyard_workloads.serve.traffic import Traffic
 from modelyard_workloads.serve.v2 import V2Adapter
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ _HTTP_ERRORS = {
 class Application:
     """Serves one data plane over HTTP."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics, limits: LimitsSection) -> None:
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics, limits: LimitsSection, traffic: Traffic) -> None:
         self._plane = plane
         self._metrics = metrics
         bodies = Bodies(limits.max_request_bytes, limits.max_pending_bytes)
@@ -38,9 +39,8 @@ class Application:
             Route("/metrics", self._scrape, name="metrics"),
         ]
         self.router = Router(routes, redirect_slashes=False)
-        self.in_flight = 0
-        self.last_request = 0.0  # monotonic; probes and scrapes are not counted
-        metrics.observe_load(lambda: self.in_flight, lambda: plane.queue_depth)
+        self._traffic = traffic
+        metrics.observe_load(lambda: traffic.in_flight, lambda: plane.queue_depth)
 
     async def _scrape(self, request: Request) -> Response:
         """Prometheus exposition."""
@@ -65,7 +65,7 @@ class Application:
             await send(message)
 
         if not probe:
-            self.in_flight += 1
+            self._traffic.begin()
         try:
             await self._answer(scope, receive, reply)
         finally:
@@ -73,8 +73,7 @@ class Application:
             route = scope.get("route")
             name = route.name if isinstance(route, Route) else "unknown"
             if not probe:
-                self.in_flight -= 1
-                self.last_request = started + seconds
+                self._traffic.end(started + seconds)
             if name == "infer":
                 self._plane.statistics.request(status == 200, seconds)
             self._metrics.request("v2" if scope["path"].startswith("/v2") else "other", name, status, seconds)

@@ -64,6 +64,7 @@ class ServerSection(_Section):
 
     host: str = "0.0.0.0"
     port: int = Field(default=8080, ge=0, le=65535)  # 0 = any free port, printed in the log
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)  # null = no gRPC
 
 
 class ServeConfig(_Section):

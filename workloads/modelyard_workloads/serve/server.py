@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 import orjson
@@ -22,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from modelyard_workloads.serve.app import Application
 from modelyard_workloads.serve.config import ServeConfig
 from modelyard_workloads.serve.dataplane import DataPlane
+from modelyard_workloads.serve.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -119,13 +122,35 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class Server(uvicorn.Server):
-    """uvicorn that drains. `on_started` is called on the loop once the port is bound."""
+class Beside(Protocol):
+    """Another protocol's server on the same event loop."""
 
-    def __init__(self, config: ServeConfig, app: Application, plane: DataPlane, on_started: Callable[[], None]) -> None:
+    async def start(self, host: str, port: int) -> int:
+        """Bind and serve; the port. Raises RuntimeError when it is taken."""
+
+    async def stop(self, seconds: float) -> None:
+        """Refuse new calls, give those in flight `seconds`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What the server needs to know of what it serves."""
+
+    app: Application
+    plane: DataPlane
+    traffic: Traffic
+    grpc: Beside | None = None  # None when the configuration names no port for it
+
+
+class Server(uvicorn.Server):
+    """uvicorn that drains. `on_started` is called on the loop once the ports are bound."""
+
+    grpc_port: int | None = None
+
+    def __init__(self, config: ServeConfig, served: Served, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                served.app,
                 host=config.server.host,
                 port=config.server.port,
                 loop="uvloop",
@@ -141,8 +166,9 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_CLOSE_SECONDS,
             )
         )
-        self._app = app
-        self._plane = plane
+        self._config = config.server
+        self._served = served
+        self._plane = served.plane
         self._drain_seconds = config.drain.timeout_seconds
         self._draining_since = 0.0
         self._on_started = on_started
@@ -150,10 +176,19 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         """Bind, then begin to load."""
         await super().startup(sockets)
-        if not self.should_exit:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            log.info("listening on port %d", port)
-            self._on_started()
+        if self.should_exit:
+            return
+        log.info("listening on port %d", self.servers[0].sockets[0].getsockname()[1])
+        if self._served.grpc and self._config.grpc_port is not None:
+            self.grpc_port = await self._served.grpc.start(self._config.host, self._config.grpc_port)
+            log.info("listening on port %d for gRPC", self.grpc_port)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close both ports."""
+        if self._served.grpc:
+            await self._served.grpc.stop(_CLOSE_SECONDS)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first SIGTERM or SIGINT drains, a second one ends at once."""
@@ -171,12 +206,12 @@ class Server(uvicorn.Server):
         return self._plane.draining and self._drained()
 
     def _drained(self) -> bool:
-        now = monotonic()
+        now, traffic = monotonic(), self._served.traffic
         if now - self._draining_since >= self._drain_seconds:
-            log.warning("the drain's time is over with %d requests in flight", self._app.in_flight)
+            log.warning("the drain's time is over with %d requests in flight", traffic.in_flight)
             return True
-        quiet = now - max(self._app.last_request, self._draining_since)
-        if self._app.in_flight == 0 and quiet >= QUIET_SECONDS:
+        quiet = now - max(traffic.last_request, self._draining_since)
+        if traffic.in_flight == 0 and quiet >= QUIET_SECONDS:
             log.info("drained %.1f s after the signal", now - self._draining_since)
             return True
         return False

@@ -27,6 +27,7 @@ from modelyard_workloads.serve.tensors import Tensor, TensorSpec
 EXTENSIONS = ["binary_tensor_data", "classification", "statistics"]
 JSON_SIZE_HEADER = "Inference-Header-Content-Length"
 NAME = "modelyard"
+PLATFORM = "modelyard_safetensors"
 
 
 class V2Adapter:
@@ -66,7 +67,7 @@ class V2Adapter:
 
     async def server_metadata(self, _: Request) -> Response:
         """Name, version and extensions of the server."""
-        return JsonReply({"name": NAME, "version": _version(), "extensions": EXTENSIONS})
+        return JsonReply({"name": NAME, "version": server_version(), "extensions": EXTENSIONS})
 
     async def models(self, _: Request) -> Response:
         """The list KServe's client reads."""
@@ -90,7 +91,7 @@ class V2Adapter:
             {
                 "name": self._plane.name,
                 "versions": [self._plane.version],
-                "platform": "modelyard_safetensors",
+                "platform": PLATFORM,
                 "inputs": [_describe(spec) for spec in runtime.inputs],
                 "outputs": [_describe(spec) for spec in runtime.outputs],
                 "parameters": {"task": runtime.task, "digest": model.digest, "step": model.step},
@@ -172,10 +173,7 @@ class V2Adapter:
         outputs, binary = answer.outputs, [decoded.binary] * len(answer.outputs)
         if decoded.outputs is not None:
             labels = self._plane.model(answer.model).runtime.labels
-            outputs = [
-                best_classes(tensor, wanted.classes, labels) if wanted.classes else tensor
-                for tensor, wanted in zip(outputs, decoded.outputs, strict=True)
-            ]
+            outputs = choose_classes(outputs, decoded.outputs, labels)
             binary = [wanted.binary for wanted in decoded.outputs]
         encoded = v2_codec.encode(head, outputs, binary)
         if encoded.json_size is None:
@@ -183,6 +181,18 @@ class V2Adapter:
         reply = Response(encoded.body, media_type="application/octet-stream")
         reply.headers[JSON_SIZE_HEADER] = str(encoded.json_size)
         return compressed(reply, accept_encoding)
+
+
+def choose_classes(
+    outputs: list[Tensor], wanted: Sequence[v2_codec.WantedOutput] | None, labels: Sequence[str]
+) -> list[Tensor]:
+    """The outputs, those for which a number of classes was asked for as their best classes."""
+    if wanted is None:
+        return outputs
+    return [
+        best_classes(tensor, one.classes, labels) if one.classes else tensor
+        for tensor, one in zip(outputs, wanted, strict=True)
+    ]
 
 
 def best_classes(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
@@ -222,7 +232,8 @@ def _only_ready(body: bytes) -> bool:
     return bool(query.get("ready", False))
 
 
-def _version() -> str:
+def server_version() -> str:
+    """The version of this distribution."""
     try:
         return version("modelyard")
     except PackageNotFoundError:  # run from a source tree

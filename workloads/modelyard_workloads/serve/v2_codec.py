@@ -6,7 +6,7 @@ JSON part, `binary_data_size` of each tensor follows in order). Pure functions; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,8 @@ def decode(body: bytes, header_length: str | None) -> Decoded:
     if position != len(body):
         raise InvalidInput(f"{len(body) - position} bytes follow the last tensor; see binary_data_size")
     binary = _flag("parameters.binary_data_output", parameters.get("binary_data_output", False))
-    outputs = _decode_outputs(request.get("outputs"), binary)
-    return Decoded(id=identity, inputs=inputs, outputs=outputs, binary=binary, timeout=_timeout(parameters))
+    outputs = parse_outputs(request.get("outputs"), binary)
+    return Decoded(id=identity, inputs=inputs, outputs=outputs, binary=binary, timeout=parse_timeout(parameters))
 
 
 def _json_size(body_size: int, header_length: str | None) -> int:
@@ -99,8 +99,8 @@ def _flag(what: str, value: object) -> bool:
     return value
 
 
-def _timeout(parameters: dict[str, Any]) -> float | None:
-    """`timeout` in microseconds, as Triton's clients send it; 0 = the server's."""
+def parse_timeout(parameters: Mapping[str, Any]) -> float | None:
+    """Seconds from `timeout` in microseconds, as Triton's clients send it; 0 = the server's."""
     value = parameters.get("timeout")
     if value is None or value == 0:
         return None
@@ -116,7 +116,7 @@ def _decode_input(raw: dict[str, Any], body: memoryview, position: int) -> tuple
     datatype = tensors.parse_datatype(name, raw.get("datatype"))
     shape = tensors.parse_shape(name, raw.get("shape"))
     parameters = _object(f"parameters of input {shown(name)}", raw.get("parameters", {}))
-    _refuse_shared_memory(name, parameters)
+    refuse_shared_memory(name, parameters)
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in raw:
@@ -133,12 +133,14 @@ def _decode_input(raw: dict[str, Any], body: memoryview, position: int) -> tuple
     return Tensor(name, datatype, array), position + size
 
 
-def _refuse_shared_memory(name: str, parameters: dict[str, Any]) -> None:
+def refuse_shared_memory(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a tensor that is said to be in memory that client and server share."""
     if "shared_memory_region" in parameters:
         raise InvalidInput(f"tensor {shown(name)}: shared memory is not supported; send data or binary data")
 
 
-def _decode_outputs(raw: object, binary: bool) -> list[WantedOutput] | None:
+def parse_outputs(raw: object, binary: bool) -> list[WantedOutput] | None:
+    """The request's `outputs` as JSON has them; None for all. `binary`: how those come that do not say it."""
     if raw is None or raw == []:
         return None
     if not isinstance(raw, list):
@@ -150,7 +152,7 @@ def _decode_outputs(raw: object, binary: bool) -> list[WantedOutput] | None:
         if not isinstance(name, str):
             raise InvalidInput(f"outputs[{index}].name must be a string, got {shown(name)}")
         parameters = _object(f"outputs[{index}].parameters", output.get("parameters", {}))
-        _refuse_shared_memory(name, parameters)
+        refuse_shared_memory(name, parameters)
         classes = parameters.get("classification", 0)
         if type(classes) is not int or classes < 0:
             raise InvalidInput(
