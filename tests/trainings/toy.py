@@ -121,13 +121,19 @@ class Scenario:
         plain: bool = False,
         attempt: int = 1,
         batch: int = 12,
+        parts: int = 1,
     ) -> str:
         """Train below `<directory>/<name>`; the digest of the final weights, or "stopped at <step>"."""
         output = self._directory / name
         config = TrainingConfig(
             task="toy",
             parameters=Parameters(
-                epochs=3, batch_size=batch, learning_rate=0.1, ema_decay=None if plain else 0.9, clip_gradient_norm=5.0
+                epochs=3,
+                batch_size=batch,
+                accumulation_steps=parts,
+                learning_rate=0.1,
+                ema_decay=None if plain else 0.9,
+                clip_gradient_norm=5.0,
             ),
             attempt=attempt,
             dataset=Location(uri="toy"),
@@ -166,21 +172,24 @@ def after(steps: int, *, here: bool = True) -> Callable[[], bool]:
 
 
 def resume(scenario: Scenario) -> None:
-    """Stopped at every third step of three epochs, by a request that reaches one rank only, and resumed each time."""
-    whole = scenario.run("whole")
+    """Stopped at every third step of three epochs, by a request that reaches one rank only, and resumed each time: `…
+    resume DIR PARTS`, the parts in which a batch is computed.
+    """
+    parts = int(sys.argv[3])
+    whole = scenario.run("whole", parts=parts)
     last = scenario.ranks.world_size - 1
     stops: list[str] = []
     attempt = 1
     while not stops or stops[-1].startswith("stopped"):
         here = scenario.ranks.rank == (last if attempt % 2 else 0)
-        stops.append(scenario.run("interrupted", after(3, here=here), attempt=attempt))
+        stops.append(scenario.run("interrupted", after(3, here=here), attempt=attempt, parts=parts))
         attempt += 1
     scenario.say(whole=whole, resumed=stops[-1], stops=stops[:-1])
 
 
 def batch(scenario: Scenario) -> None:
-    """The final weights of a model without batch normalisation, to compare between numbers of ranks."""
-    scenario.run("plain", plain=True, batch=8)
+    """The final weights of a model without batch normalisation, to compare: `… batch DIR PARTS`."""
+    scenario.run("plain", plain=True, batch=8, parts=int(sys.argv[3]))
     scenario.say(done=True)
 
 

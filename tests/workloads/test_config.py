@@ -41,7 +41,7 @@ def test_an_empty_parameters_object_is_a_complete_training() -> None:
             ['parameters.epochs: Input should be a valid integer, unable to parse string as an integer, got "many"'],
         ),
         ({"learningRate": -1}, ["parameters.learningRate: Input should be greater than 0, got -1"]),
-        ({"optimizer": "sgdw"}, ["parameters.optimizer: Input should be 'sgd' or 'adamw', got \"sgdw\""]),
+        ({"optimizer": "sgdw"}, ["parameters.optimizer: Input should be 'sgd', 'adamw' or 'muon', got \"sgdw\""]),
         ({"dropout": 1}, ["parameters.dropout: Input should be less than 1, got 1"]),
         ({"epochs": 2, "warmupEpochs": 3}, ["parameters: warmupEpochs (3.0) must not exceed epochs (2)"]),
         ({"imageSize": 4, "seed": -1}, ["parameters.seed:", "parameters.imageSize:"]),

@@ -40,10 +40,11 @@ def group(scenario: str, directory: Path, size: int, *arguments: int) -> dict[st
     return said
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 def test_a_run_stopped_every_three_steps_ends_with_the_very_bits_of_the_run_never_stopped_on_three_ranks(
-    tmp_path: Path,
+    tmp_path: Path, parts: int
 ) -> None:
-    said = group("resume", tmp_path, 3)
+    said = group("resume", tmp_path, 3, parts)
     # 104 points in batches of 12: 8 steps an epoch, so that most stops are in the middle of one.
     assert said["stops"] == [f"stopped at {step}" for step in range(3, 24, 3)]
     assert said["resumed"] == said["whole"]
@@ -66,15 +67,15 @@ def same(these: dict[str, torch.Tensor], those: dict[str, torch.Tensor]) -> None
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What one rank learns with a batch of 8."""
     directory = tmp_path_factory.mktemp("alone")
-    group("batch", directory, 1)
+    group("batch", directory, 1, 1)
     return weights(directory)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("size", "parts"), [(2, 1), (3, 1), (1, 3), (2, 2)])
 def test_ranks_that_share_a_batch_of_8_learn_what_one_rank_learns_with_it(
-    tmp_path: Path, alone: dict[str, torch.Tensor], size: int
+    tmp_path: Path, alone: dict[str, torch.Tensor], size: int, parts: int
 ) -> None:
-    group("batch", tmp_path, size)  # three ranks: 2, 3 and 3 samples
+    group("batch", tmp_path, size, parts)  # three ranks: 2, 3 and 3 samples; three parts of 8: 2, 3 and 3
     same(weights(tmp_path), alone)
 
 

@@ -8,7 +8,7 @@ import pytest
 from modelyard_workloads.schedule import Schedule
 
 
-def schedule(shape: Literal["cosine", "linear", "constant"], warmup: int = 10) -> Schedule:
+def schedule(shape: Literal["cosine", "linear", "constant", "wsd"], warmup: int = 10) -> Schedule:
     """Peak 1 over 110 steps."""
     return Schedule(peak=1.0, total_steps=110, warmup_steps=warmup, shape=shape)
 
@@ -26,10 +26,14 @@ def schedule(shape: Literal["cosine", "linear", "constant"], warmup: int = 10) -
         ("linear", 85, 0.25),
         ("constant", 4, 0.5),
         ("constant", 109, 1.0),
+        ("wsd", 4, 0.5),
+        ("wsd", 89, 1.0),
+        ("wsd", 100, 0.5),
+        ("wsd", 110, 0.0),
     ],
 )
 def test_the_rate_warms_up_and_falls_as_its_shape_says(
-    shape: Literal["cosine", "linear", "constant"], step: int, rate: float
+    shape: Literal["cosine", "linear", "constant", "wsd"], step: int, rate: float
 ) -> None:
     assert schedule(shape).learning_rate(step) == pytest.approx(rate)
 

@@ -107,11 +107,15 @@ def parse(raw: Mapping[str, Any]) -> TrainingConfig:
 
 
 def check_batch_size(config: TrainingConfig, world_size: int) -> None:
-    """Raise ConfigError unless every rank gets a sample of each batch."""
+    """Raise ConfigError unless every rank gets a sample of each part of a batch."""
     size = config.parameters.batch_size
     if size < world_size:
         message = f"{size} samples are too few for the {world_size} processes of this training; write {world_size}"
         raise ConfigError([Issue("parameters.batchSize", f"{message} or more")])
+    parts = config.parameters.accumulation_steps
+    if size < world_size * parts:
+        message = f"{size} samples on {world_size} processes cannot be computed in {parts} parts each; write"
+        raise ConfigError([Issue("parameters.accumulationSteps", f"{message} {size // world_size} or less")])
 
 
 def _issues(error: ValidationError, prefix: str) -> list[Issue]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelyard_workloads.backward import Backward, compile_model
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import Ranks
@@ -49,6 +50,8 @@ class LoopState:
     metrics: dict[str, float] = field(default_factory=dict)  # of the latest evaluation
     best_step: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
+    evaluations_since_best: int = 0
+    ended_early: bool = False  # after too many evaluations that were not the best
 
     def all_metrics(self) -> dict[str, float]:
         """The latest loss and evaluation together."""
@@ -72,17 +75,24 @@ class Training:
         self.state = LoopState()
         self.best: dict[str, Tensor] = {}
         self.total_steps = parameters.epochs * self.data.steps_per_epoch
-        warmup = parameters.epochs / 8 if parameters.warmup_epochs is None else parameters.warmup_epochs
+        if parameters.max_steps is not None:
+            self.total_steps = min(self.total_steps, parameters.max_steps)
+        warmup = self.total_steps / 8
+        if parameters.warmup_epochs is not None:
+            warmup = min(self.total_steps, parameters.warmup_epochs * self.data.steps_per_epoch)
         self.schedule = Schedule(
             peak=parameters.learning_rate,
             total_steps=self.total_steps,
-            warmup_steps=round(warmup * self.data.steps_per_epoch),
+            warmup_steps=round(warmup),
             shape=parameters.schedule,
         )
         seed_everything(parameters.seed + 1 + ranks.rank)  # dropout differs between the ranks
 
         self._task = task
         self._clip = parameters.clip_gradient_norm
+        self._patience = parameters.early_stopping_patience
+        self._compile = parameters.compile
+        self._backward = Backward(parameters, ranks.device)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -125,11 +135,12 @@ class Training:
         One pass whose gradients, buffers, random numbers and batch are put back makes the first step of a resumed run
         like any other step.
         """
+        compile_model(self.model, self._compile, ranks.device)
         model = ranks.wrap(self.model)
         if model is not self.model:
             position, randomness = self.data.state_dict(), random_state()
             buffers = [buffer.clone() for buffer in self.model.buffers()]
-            self._task.loss(model, next(self.data)).backward()  # type: ignore[no-untyped-call]
+            self._backward(self._task, model, next(self.data))
             self.optimizer.zero_grad()
             for buffer, value in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
@@ -140,8 +151,7 @@ class Training:
     def step(self, model: nn.Module, batch: Any) -> Tensor:
         """One optimizer step; the loss of this rank's samples."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(self.state.step))
-        loss = self._task.loss(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(self._task, model, batch)
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
         self.optimizer.step()
@@ -149,26 +159,35 @@ class Training:
         self.state.step += 1
         if self.average:
             self.average.update(self.model, self.state.step)
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def evaluate(self, ranks: Ranks) -> dict[str, float]:
         """Metrics on the held-out data, the same on all ranks; remembers the best weights."""
         model = self.evaluated.eval()
         ranks.broadcast_buffers(model)
-        sums = [self._task.measure(model, batch) for batch in self._task.evaluation()]
+        with self._backward.precision():
+            sums = [self._task.measure(model, batch) for batch in self._task.evaluation()]
         # A rank without samples has nothing to add, but does not know how long the vector is.
         length = int(ranks.maximum(len(sums[0]) if sums else 0))
         local = torch.stack(sums).sum(dim=0) if sums else torch.zeros(length, dtype=torch.float64)
         metrics = self._task.summarise(ranks.sum(local))
         model.train(self.average is None)
         self.state.metrics = metrics
+        self.state.evaluations_since_best += 1
         objective = self._task.objective
         if objective.improves(metrics[objective.metric], self.state.best_metrics.get(objective.metric)):
             self.state.best_metrics, self.state.best_step = metrics, self.state.step
+            self.state.evaluations_since_best = 0
             if ranks.is_main:  # it alone publishes
                 self.best = {n: v.detach().to("cpu", copy=True) for n, v in model.state_dict().items()}
+        self.state.ended_early = self._patience is not None and self.state.evaluations_since_best >= self._patience
         return metrics
+
+    @property
+    def ended(self) -> bool:
+        """Is there nothing left to train?"""
+        return self.state.step >= self.total_steps or self.state.ended_early
 
     def candidates(self) -> list[Published]:
         """What to publish: the best weights and the final ones; one entry with both names when they are the same."""
@@ -192,24 +211,25 @@ def train(
     watch = _Watch(training, config, ranks, reporter)
     state = training.state
 
-    while state.step < training.total_steps:
+    while not training.ended:
         batch = watch.wait_for(training.data)
         loss = training.step(model, batch)
         watch.count()
         if watch.evaluation_due():
             watch.evaluated(training.evaluate(ranks))
         watch.report(loss)
-        stop, save = ranks.agree(stop_requested(), outputs.due(state.step, training.total_steps))
+        stop, save = ranks.agree(stop_requested(), outputs.due(state.step, ended=training.ended))
         if stop or save:
             watch.saving(loss)
             outputs.save(state.step, training.sections(ranks), required=stop)
             watch.saved()
-        if stop and state.step < training.total_steps:
+        if stop and not training.ended:
             raise Stopped(state.step)
 
     return {
         "step": state.step,
         "totalSteps": training.total_steps,
+        "endedEarly": state.ended_early,
         "epoch": training.epoch + 1,
         "metrics": {name: f"{value:.6g}" for name, value in state.all_metrics().items()},
         "artifacts": outputs.publish(task, training.candidates()),
@@ -237,9 +257,9 @@ class _Watch:
         return batch
 
     def evaluation_due(self) -> bool:
-        """At the end of every n-th epoch and of the last one."""
+        """At the end of every n-th epoch, or after so many steps, and at the end."""
         step, per_epoch = self._training.state.step, self._training.data.steps_per_epoch
-        every = self._parameters.evaluate_every_epochs * per_epoch
+        every = self._parameters.evaluate_every_steps or self._parameters.evaluate_every_epochs * per_epoch
         due = step % every == 0 or step == self._training.total_steps
         if due:
             self._send("evaluate", line=False)
@@ -259,7 +279,7 @@ class _Watch:
     def report(self, loss: Tensor) -> None:
         """Say something when a line is due, or when the launcher has not heard for a second."""
         step = self._training.state.step
-        line = step % self._parameters.log_every_steps == 0 or step == self._training.total_steps
+        line = step % self._parameters.log_every_steps == 0 or self._training.ended
         if line:
             self.check(loss)
         if line or time.perf_counter() - self._reported > _REPORT_SECONDS:

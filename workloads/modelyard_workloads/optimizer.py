@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modelyard_workloads.muon import Muon
 from modelyard_workloads.parameters import Parameters
 
 
 def build_optimizer(model: nn.Module, parameters: Parameters) -> torch.optim.Optimizer:
-    """SGD or AdamW. Vectors (biases, scales of normalisation) are exempt from weight decay: it would only fight the
-    normalisation.
+    """SGD, AdamW or Muon, in their fused forms. Vectors (biases, scales of normalisation) are exempt from weight decay:
+    it would only fight the normalisation.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": parameters.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for _, p in trainable if p.ndim > 1], "weight_decay": parameters.weight_decay},
+        {"params": [p for _, p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     rate, momentum = parameters.learning_rate, parameters.momentum
+    betas, epsilon = (momentum, parameters.beta2), parameters.epsilon
     if parameters.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True)
+    if parameters.optimizer == "muon":
+        hidden = _hidden_matrices(model)
+        orthogonal = {**groups[0], "params": [p for _, p in trainable if p in hidden], "orthogonal": True}
+        groups[0]["params"] = [p for _, p in trainable if p.ndim > 1 and p not in hidden]
+        muon = [group for group in (orthogonal, *groups) if group["params"]]
+        return Muon(muon, lr=rate, momentum=0.95, betas=betas, eps=epsilon)
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+
+
+def _hidden_matrices(model: nn.Module) -> set[Tensor]:
+    """The matrices that Muon is for: weights of linear layers and convolutions, but neither embeddings nor the last
+    layer, whose rows stand for a token or a class each.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    return {layer.weight for layer in layers[:-1]} - tables
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -88,7 +88,7 @@ class Outputs:
             return None
         return decode({name: self._ranks.broadcast(files[name] if files else None) for name in names})
 
-    def due(self, step: int, total_steps: int) -> bool:
+    def due(self, step: int, *, ended: bool) -> bool:
         """Rank 0's opinion: is it time for a checkpoint? One is also made at the end, so that publishing can be
         repeated.
         """
@@ -98,7 +98,7 @@ class Outputs:
         return (
             (policy.every_steps is not None and step % policy.every_steps == 0)
             or (policy.every_seconds is not None and time.monotonic() - self._saved_at >= policy.every_seconds)
-            or step == total_steps
+            or ended
         )
 
     def save(self, step: int, sections: dict[str, Any], *, required: bool) -> None:

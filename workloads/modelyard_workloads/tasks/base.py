@@ -65,7 +65,8 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The scalar to minimise, such that its mean over the ranks is the loss of the global batch: DDP averages the
-        gradients, and slices may differ in size (see `Shard.weight`).
+        gradients, and slices may differ in size (see `Shard.weight`). The losses of the parts of a batch add up to that
+        of the batch: so a batch can be computed in parts.
         """
         ...
 

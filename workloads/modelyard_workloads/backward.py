@@ -1,0 +1,109 @@
+"""From a batch to gradients: mixed precision, compilation, and accumulation over parts of the batch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from modelyard_workloads.exits import ConfigError, Issue
+from modelyard_workloads.parameters import Parameters
+from modelyard_workloads.tasks.base import Task
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A batch that knows how to divide itself; others are cut along dimension 0 of their tensors."""
+
+    def parts(self, count: int) -> Sequence[Any]:
+        """`count` batches that together hold every sample once."""
+        ...
+
+
+class Backward:
+    """Makes the gradients of one optimizer step."""
+
+    def __init__(self, parameters: Parameters, device: torch.device) -> None:
+        self._parts = parameters.accumulation_steps
+        self._device = device
+        self._bf16 = uses_bf16(parameters.precision, device)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which the model runs."""
+        return torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+    def __call__(self, task: Task, model: nn.Module, batch: Any) -> Tensor:
+        """Add the gradients of the batch to the model's; the loss. The ranks exchange gradients once, after the last
+        part.
+        """
+        parts = list(divide(batch, self._parts))
+        total: Tensor | None = None
+        for number, part in enumerate(parts, start=1):
+            with _exchange(model, number == len(parts)):
+                with self.precision():
+                    loss = task.loss(model, part)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+
+def divide(batch: Any, count: int) -> Iterator[Any]:
+    """The batch in `count` parts whose sizes differ by at most one."""
+    if count == 1:
+        yield batch
+    elif isinstance(batch, Divisible):
+        yield from batch.parts(count)
+    else:
+        for number in range(count):
+            yield _part(batch, number, count)
+
+
+def _part(value: Any, number: int, count: int) -> Any:
+    if isinstance(value, Tensor):
+        start, end = (n * len(value) // count for n in (number, number + 1))
+        return value[start:end]
+    if isinstance(value, dict):
+        return {name: _part(item, number, count) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_part(item, number, count) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _part(getattr(value, f.name), number, count) for f in fields(value)})
+    return value
+
+
+def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
+    """Does the model run in bfloat16? `auto` does on a GPU that computes in it; on a CPU it stays exact. Raises
+    ConfigError when a GPU cannot.
+    """
+    able = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not able:
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError([Issue("parameters.precision", f"{name} does not compute in bf16; write fp32 or auto")])
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and able)
+
+
+def compile_model(model: nn.Module, mode: Literal["auto", "on", "off"], device: torch.device) -> None:
+    """Compile in place (the names of the weights stay). `auto` compiles on a GPU; on a CPU the first steps would wait
+    for a C++ compiler. Raises ConfigError when it is asked for and there is none.
+    """
+    if mode == "off" or (mode == "auto" and device.type != "cuda"):
+        return
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        issue = Issue("parameters.compile", "needs a C++ compiler, and this image has none; write auto or off")
+        raise ConfigError([issue])
+    model.compile()
+
+
+def _exchange(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Without the exchange, gradients are only added up on this rank."""
+    if wanted or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    context: AbstractContextManager[Any] = model.no_sync()
+    return context
