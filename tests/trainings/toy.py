@@ -21,6 +21,7 @@ from modelyard_workloads.artifact import Architecture, Description, TensorSpec
 from modelyard_workloads.config import CheckpointPolicy, Location, Output, TrainingConfig
 from modelyard_workloads.data.order import DataOrder, Shard
 from modelyard_workloads.distributed import RankInfo, Ranks
+from modelyard_workloads.eager import skip_compiler
 from modelyard_workloads.loop import Stopped, train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.parameters import Parameters
@@ -107,6 +108,7 @@ class Scenario:
     """Runs of the toy in one process group."""
 
     def __init__(self, directory: Path) -> None:
+        skip_compiler()
         make_deterministic()
         self.ranks = Ranks(RankInfo.from_environment(os.environ))
         self.ranks.start()
@@ -153,6 +155,10 @@ class Scenario:
         weights = output / "artifacts" / final["uri"].rsplit("/", 1)[1] / "model.safetensors"
         return hashlib.sha256(weights.read_bytes()).hexdigest()
 
+    def loaded(self, module: str) -> bool:
+        """Has this rank imported a module?"""
+        return module in sys.modules
+
     def say(self, **values: Any) -> None:
         """Print from rank 0, for the test."""
         if self.ranks.is_main:
@@ -190,7 +196,7 @@ def resume(scenario: Scenario) -> None:
 def batch(scenario: Scenario) -> None:
     """The final weights of a model without batch normalisation, to compare: `… batch DIR PARTS`."""
     scenario.run("plain", plain=True, batch=8, parts=int(sys.argv[3]))
-    scenario.say(done=True)
+    scenario.say(compiler=scenario.loaded("torch._dynamo"))
 
 
 def elastic(scenario: Scenario) -> None:

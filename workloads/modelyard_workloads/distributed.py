@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from modelyard_workloads import eager
 from modelyard_workloads.exits import PeerLost, PodError
 from modelyard_workloads.hardware import available_cores
 
@@ -113,7 +114,8 @@ class Ranks:
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        with eager.constructing():
+            return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -16,7 +16,8 @@ def make_deterministic() -> None:
     on.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # The same as use_deterministic_algorithms(True, warn_only=True), but that imports the compiler (see eager.py).
+    torch.set_deterministic_debug_mode("warn")
     # Filling every new tensor with NaN would find reads of memory that nobody wrote, and costs a tenth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

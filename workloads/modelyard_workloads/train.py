@@ -63,11 +63,13 @@ def main() -> int:
 def _train(reporter: Reporter) -> int:
     config = configuration.load()
     # torch takes seconds to import; a wrong configuration should not.
+    from modelyard_workloads import eager
     from modelyard_workloads.distributed import RankInfo, Ranks
     from modelyard_workloads.loop import Stopped, train
     from modelyard_workloads.randomness import make_deterministic
     from modelyard_workloads.tasks import build_task
 
+    eager.skip_compiler()
     make_deterministic()
     ranks = Ranks(RankInfo.from_environment(os.environ))
     configuration.check_batch_size(config, ranks.world_size)
