@@ -19,6 +19,15 @@ from modelyard_operator.objects import API_VERSION
 from modelyard_operator.plan import Children, Object, Plan, Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+SHOWN = (
+    "attempt",
+    "restarts",
+    "restartsCountTowardsMax",
+    "noProgressRestarts",
+    "memoryPerNode",
+    "latestReadyRevision",
+)
+"""Fields of a status that a trace shows when they change."""
 TRACES = Path(__file__).parent / "operator" / "traces"
 
 
@@ -128,7 +137,14 @@ class World:
         kind = "decide" if plan.decided else "status"
         before = self.status
         shown = [str(plan.status["phase"])]
-        for name in ("attempt", "restarts", "restartsCountTowardsMax", "noProgressRestarts", "latestReadyRevision"):
+        for name in (
+            "attempt",
+            "restarts",
+            "restartsCountTowardsMax",
+            "noProgressRestarts",
+            "memoryPerNode",
+            "latestReadyRevision",
+        ):
             if plan.status.get(name) != before.get(name):
                 shown.append(f"{name}={plan.status.get(name)}")
         self.trace.append(f"{kind} {' '.join(shown)}" + "".join(f"; event {e.reason}" for e in plan.events))
@@ -151,6 +167,21 @@ class World:
             status["containerStatuses"] = [{"name": "trainer", "ready": False, "state": {"terminated": terminated}}]
         pod["status"] = status | state.get("status", {})
         self.trace.append(f"-- pod {name}: {phase}" + (f" {state['exit_code']}" if "exit_code" in state else ""))
+
+    def placed(self, *names: str) -> None:
+        """The scheduler finds a place for these pods; for all others that have none it finds none."""
+        for (kind, name), pod in self.objects.items():
+            if kind != "Pod" or pod["spec"].get("nodeName"):
+                continue
+            condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": _stamp(self.now)}
+            if name in names:
+                pod["spec"]["nodeName"] = "node-a"
+            else:
+                before = (pod["status"].get("conditions") or [condition])[0]
+                condition |= {"status": "False", "reason": "Unschedulable", "message": "no room"}
+                condition["lastTransitionTime"] = before["lastTransitionTime"]
+            pod["status"]["conditions"] = [condition]
+        self.trace.append(f"-- scheduler: a place for {', '.join(names) or 'none'}")
 
     def gang(self, phase: str, **state: Any) -> None:
         """All pods there are report alike."""

@@ -19,7 +19,7 @@ from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.election import LeaderElection, LeadershipLost
 from modelyard_operator.events import EventRecorder
 from modelyard_operator.health import Health
-from modelyard_operator.objects import GROUP, SERVICE, TRAINING
+from modelyard_operator.objects import LABEL_ROLE, SERVICE, TRAINING
 from modelyard_operator.plan import Key, Object
 from modelyard_operator.reconcile import Reconciler
 from modelyard_operator.service.sync import sync as sync_service
@@ -33,7 +33,6 @@ from modelyard_operator.workqueue import WorkQueue
 
 log = logging.getLogger("modelyard_operator")
 
-LABEL_ROLE = f"{GROUP}/role"
 START_TRIES = 30
 
 

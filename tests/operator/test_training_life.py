@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from modelyard_operator.training.sync import sync
 from simulation import World, assert_golden
-from trainings_world import SURROUNDINGS, to_running, world
+from trainings_world import IMAGE, SURROUNDINGS, to_running, world
 
 ARTIFACT = {
     "name": "best",
@@ -120,6 +120,16 @@ def stalls_for_a_moment(w: World) -> None:
     w.settle()
 
 
+def runs_out_of_memory(w: World) -> None:
+    limits = {"resourcesPerNode": {"limits": {"memory": "64Mi"}, "requests": {"memory": "32Mi"}}}
+    w.edit(trainer={**IMAGE["trainer"], **limits})
+    w.edit(failurePolicy={"maxRestarts": 0, "onOOM": {"memoryFactor": 1.5, "memoryMax": "160Mi"}})
+    for attempt in range(1, 5):
+        to_running(w)
+        w.pod(f"demo-{attempt}-1", phase="Failed", exit_code=137, reason="OOMKilled")
+        w.settle()
+
+
 def is_never_scheduled(w: World) -> None:
     w.settle()
     for name in ("demo-1-0", "demo-1-1"):
@@ -160,6 +170,7 @@ LIVES = [
     stalls,
     stalls_without_a_trace,
     stalls_for_a_moment,
+    runs_out_of_memory,
     is_never_scheduled,
     outlives_its_deadline,
     is_refused_and_mended,

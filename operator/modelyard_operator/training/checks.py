@@ -77,7 +77,28 @@ def _policy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
         if rule.on_exit_codes is None and not rule.on_reasons:
             message = "write onExitCodes or onReasons; a rule without a condition would match every failure"
             yield Issue(f"spec.failurePolicy.rules[{index}]", message)
+    oom = spec.failure_policy.on_oom
+    if oom is not None and oom.memory_factor > 1:
+        if oom.memory_max is None:
+            yield Issue("spec.failurePolicy.onOOM", "write memoryMax: the most memory that may be asked for")
+        elif "memory" not in spec.trainer.resources_per_node.limits:
+            message = "without a memory limit there is nothing to raise; add limits.memory, or remove it"
+            yield Issue("spec.failurePolicy.onOOM", message)
+    yield from _elastic_issues(spec)
     no_saves = spec.checkpoint.every_steps is None and spec.checkpoint.every_seconds is None
     if no_saves and spec.checkpoint.resume == "Required":
         message = "Required needs checkpoints; set everySteps or everySeconds, or write Auto or Never"
         yield Issue("spec.checkpoint.resume", message)
+
+
+def _elastic_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    policy, nodes = spec.elastic_policy, spec.trainer.num_nodes
+    if policy is None:
+        return
+    if policy.min_nodes > nodes:
+        yield Issue("spec.elasticPolicy.minNodes", f"must be at most numNodes, {nodes}")
+    if policy.max_nodes is not None and policy.max_nodes < nodes:
+        yield Issue("spec.elasticPolicy.maxNodes", f"must be at least numNodes, {nodes}")
+    if spec.scheduling.queue_name or spec.scheduling.gang not in ("", "None"):
+        message = "a queue or a gang scheduler places all nodes or none; remove elasticPolicy, or scheduling's field"
+        yield Issue("spec.elasticPolicy", message)

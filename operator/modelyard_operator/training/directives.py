@@ -39,4 +39,7 @@ def instruction_for(training: Object) -> Instruction:
     stalled = conditions.find(status, "Stalled")
     if stalled and stalled["status"] == "True" and stalled["reason"] == NO_PROGRESS:
         return Instruction(Directive.DUMP_STACKS, f"{status.get('attempt')}-stacks-{stalled['lastTransitionTime']}")
+    nodes = status.get("nodes") or {}
+    if "growTo" in nodes:
+        return Instruction(Directive.CHECKPOINT, f"{status.get('attempt')}-grow-{nodes['growSince']}")
     return Instruction(Directive.CONTINUE)

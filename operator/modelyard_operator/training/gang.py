@@ -24,6 +24,8 @@ class Gang:
     """Node rank -> pod of the current attempt."""
     stale: tuple[Object, ...] = ()
     """Pods of earlier attempts, to be deleted."""
+    spares: Mapping[int, Object] = field(default_factory=dict)
+    """Pods of the current attempt beyond its size, which hold the places of nodes to come."""
     ahead: bool = False
     """There are pods of a later attempt: the status at hand is older than the world."""
 
@@ -59,7 +61,7 @@ class Gang:
 
     @property
     def everything(self) -> tuple[Object, ...]:
-        return (*self.stale, *self.pods.values())
+        return (*self.stale, *self.pods.values(), *self.spares.values())
 
 
 def classify(parent: Object, pods: Iterable[Object], attempt: int, size: int) -> Gang:
@@ -67,6 +69,7 @@ def classify(parent: Object, pods: Iterable[Object], attempt: int, size: int) ->
     pattern = re.compile(re.escape(parent["metadata"]["name"]) + r"-(\d+)-(\d+)")
     current: dict[int, Object] = {}
     stale: list[Object] = []
+    spares: dict[int, Object] = {}
     ahead = False
     for pod in pods:
         match = pattern.fullmatch(pod["metadata"]["name"])
@@ -75,11 +78,13 @@ def classify(parent: Object, pods: Iterable[Object], attempt: int, size: int) ->
         pod_attempt, rank = int(match[1]), int(match[2])
         if pod_attempt > attempt:
             ahead = True
-        elif pod_attempt < attempt or rank >= size:
+        elif pod_attempt < attempt:
             stale.append(pod)
+        elif rank >= size:
+            spares[rank] = pod
         else:
             current[rank] = pod
-    return Gang(attempt=attempt, size=size, pods=current, stale=tuple(stale), ahead=ahead)
+    return Gang(attempt=attempt, size=size, pods=current, stale=tuple(stale), spares=spares, ahead=ahead)
 
 
 def _lost_its_owner(pod: Object, parent: Object) -> bool:
@@ -123,6 +128,15 @@ def _phase(pod: Object) -> str:
 def is_active(pod: Object) -> bool:
     """Whether it has not ended yet."""
     return _phase(pod) not in ("Succeeded", "Failed")
+
+
+def unplaced_since(pod: Object) -> datetime | None:
+    """Since when the scheduler finds no place for a pod; None where it found one, or was not asked yet."""
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            waits = condition.get("reason") == "Unschedulable"
+            return parse_time(condition.get("lastTransitionTime")) if waits else None
+    return None
 
 
 def _is_gated(pod: Object) -> bool:

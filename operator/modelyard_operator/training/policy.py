@@ -1,11 +1,14 @@
 """What to do about a failure: the user's rules, then the defaults, first match wins; budgets and breaker. Pure.
 
+A preset is a convention of exit codes: it stands behind what is no failure of the program (a checkpoint on request,
+the infrastructure) and before the rest of the defaults.
+
 Exit codes are those of sysexits.h: 64 usage, 65 data, 75 try again, 78 configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -31,7 +34,7 @@ class DefaultRule:
 INFRASTRUCTURE_REASONS = ("NodeLost", "Evicted", "Preempted", "PodDeleted")
 STARTUP_REASONS = ("ImagePullFailed", "Unschedulable", "StartupDeadlineExceeded", "StartError")
 
-DEFAULT_RULES: Sequence[DefaultRule] = (
+_NOT_THE_PROGRAM: Sequence[DefaultRule] = (
     DefaultRule(
         name="checkpointed",
         matches=lambda f: f.reason == "Checkpointed" or f.exit_code == 75,
@@ -40,6 +43,18 @@ DEFAULT_RULES: Sequence[DefaultRule] = (
     DefaultRule(
         name="infrastructure", matches=lambda f: f.reason in INFRASTRUCTURE_REASONS, action=Action.RESTART_UNCOUNTED
     ),
+)
+_ON_OOM = DefaultRule(name="onOOM", matches=lambda f: f.reason == "OOMKilled", action=Action.RESTART_UNCOUNTED)
+"""Only while there is more memory to give: the cap bounds these restarts, and no other budget."""
+_PRESETS: Mapping[str, Sequence[DefaultRule]] = {
+    "": (),
+    # restartPolicy: ExitCode of the Kubeflow training operator, version 1
+    "ExitCode": (
+        DefaultRule(name="permanent", matches=lambda f: 1 <= (f.exit_code or 0) <= 127, action=Action.FAIL),
+        DefaultRule(name="retryable", matches=lambda f: 128 <= (f.exit_code or 0) <= 255, action=Action.RESTART),
+    ),
+}
+_THE_PROGRAM: Sequence[DefaultRule] = (
     DefaultRule(name="configuration", matches=lambda f: f.exit_code in (64, 65, 78), action=Action.FAIL),
     DefaultRule(name="startup", matches=lambda f: f.reason in STARTUP_REASONS, action=Action.FAIL),
     DefaultRule(name="default", matches=lambda _: True, action=Action.RESTART),
@@ -53,7 +68,7 @@ class History:
     counted: int = 0
     """Restarts that counted towards maxRestarts."""
     without_progress: int = 0
-    """Consecutive counted restarts since a step newer than any before."""
+    """Counted restarts since a step newer than any before: none of them has led to one."""
     best_step: int = 0
     """The furthest step that any failed attempt had reached."""
 
@@ -70,12 +85,12 @@ class Decision:
     history: History
 
 
-def decide(failure: Failure, policy: FailurePolicy, history: History) -> Decision:
-    """One failure, one decision.
+def decide(failure: Failure, policy: FailurePolicy, history: History, *, more_memory: bool = False) -> Decision:
+    """One failure, one decision. `more_memory`: it ran out of memory, and the next attempt can have more.
 
     The first restart after progress is immediate; without progress the delay is backoffSeconds, doubled each time.
     """
-    rule, action = _match(failure, policy.rules)
+    rule, action = _match(failure, policy, more_memory)
     if failure.reason == "DeadlineExceeded":  # not a failure that a rule could make good: the time is over
         rule, action = "activeDeadlineSeconds", Action.FAIL
     step = failure.step or 0
@@ -94,18 +109,24 @@ def decide(failure: Failure, policy: FailurePolicy, history: History) -> Decisio
     if limit and without_progress >= limit:
         why = f"{without_progress} restarts in a row reached no step beyond {best}"
         return Decision(action=Action.FAIL, rule="maxNoProgressRestarts", why=why, history=unchanged)
-    delay = 0.0 if progressed else min(BACKOFF_LAST_SECONDS, policy.backoff_seconds * 2**without_progress)
-    after = History(
-        counted=history.counted + 1, without_progress=0 if progressed else without_progress + 1, best_step=best
-    )
+    after = History(counted=history.counted + 1, without_progress=without_progress + 1, best_step=best)
+    delay = 0.0 if progressed else _delay(policy.backoff_seconds, unchanged)
     return Decision(action=action, rule=rule, why="", delay_seconds=delay, history=after)
 
 
-def _match(failure: Failure, rules: Sequence[FailureRule]) -> tuple[str, Action]:
-    for index, rule in enumerate(rules):
+def _delay(first_seconds: float, history: History) -> float:
+    """Doubled by every failure without progress before this one; the restart after progress was made at once."""
+    doublings = history.without_progress - (1 if history.best_step else 0)
+    return float(min(BACKOFF_LAST_SECONDS, first_seconds * 2 ** max(0, doublings)))
+
+
+def _match(failure: Failure, policy: FailurePolicy, more_memory: bool) -> tuple[str, Action]:
+    for index, rule in enumerate(policy.rules):
         if _rule_matches(rule, failure):
             return rule.name or f"rules[{index}]", Action(rule.action)
-    default = next(rule for rule in DEFAULT_RULES if rule.matches(failure))
+    memory = (_ON_OOM,) if more_memory else ()
+    rules = (*_NOT_THE_PROGRAM, *memory, *_PRESETS[policy.preset], *_THE_PROGRAM)
+    default = next(rule for rule in rules if rule.matches(failure))
     return default.name, default.action
 
 

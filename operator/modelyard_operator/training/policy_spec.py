@@ -1,4 +1,4 @@
-"""The policies of a ModelTraining: checkpoints, failures, deadlines, and what comes later."""
+"""The policies of a ModelTraining: checkpoints, elasticity, failures, deadlines."""
 
 # ruff: noqa: RUF012 - pydantic copies the defaults of its models
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelyard_operator.schema import ListMap, Matches, Model, NotYet, Quantity, Rule, cel
+from modelyard_operator.schema import ListMap, Matches, Model, Quantity, Rule, cel
 
 
 class Checkpoint(Model):
@@ -25,14 +25,14 @@ class Checkpoint(Model):
 
 
 class ElasticPolicy(Model):
-    """Training that goes on with fewer nodes."""
+    """Training that goes on with fewer nodes when some find no place, and with more when there is room again."""
 
     min_nodes: Annotated[int, Field(ge=1)] = 1
     """The fewest nodes to train with."""
-    max_nodes: Annotated[int, Field(ge=1)] = 1
-    """The most nodes to train with."""
+    max_nodes: Annotated[int, Field(ge=1)] | None = None
+    """The most nodes to train with; numNodes if missing."""
     shrink_after_seconds: Annotated[int, Field(ge=0)] = 120
-    """How long to wait for a missing node."""
+    """How long a node without a place is waited for."""
 
 
 FailureReason = Literal[
@@ -83,13 +83,20 @@ class FailureRule(
     """What happens: restart all nodes, do so without counting it, or fail."""
 
 
-class OnOOM(Model):
-    """What to do when memory ran out."""
+class OnOOM(
+    Model,
+    json_schema_extra=cel(
+        Rule(
+            "self.memoryFactor <= 1.0 || has(self.memoryMax)", "write memoryMax: the most memory that may be asked for"
+        )
+    ),
+):
+    """More memory for the next attempt when it ran out; needs a memory limit. Such restarts are not counted."""
 
-    memory_factor: Annotated[float, Field(ge=1)] = 1.0
-    """The memory of the next attempt, as a multiple of the last."""
+    memory_factor: Annotated[float, Field(ge=1, le=16)] = 1.0
+    """The memory limit of the next attempt, as a multiple of the last; 1 is off."""
     memory_max: Quantity | None = None
-    """The most memory to ask for."""
+    """The most memory to ask for; when that is not enough, the usual rules decide."""
 
 
 class FailurePolicy(Model):
@@ -103,8 +110,10 @@ class FailurePolicy(Model):
     """The pause before a restart: doubled each time, at most 300, reset by progress."""
     rules: Annotated[list[FailureRule], ListMap(("name",), 32)] = []
     """Looked at in their order, before the default rules; the first that matches decides."""
-    on_oom: Annotated[OnOOM | None, NotYet()] = Field(None, alias="onOOM")
-    """What to do when memory ran out."""
+    preset: Literal["", "ExitCode"] = ""
+    """ExitCode: codes 1 to 127 fail and 128 to 255 restart, as in Kubeflow's PyTorchJob. rules come before it."""
+    on_oom: OnOOM | None = Field(None, alias="onOOM")
+    """More memory for the next attempt when it ran out."""
 
 
 class RunPolicy(Model):

@@ -7,6 +7,7 @@ from datetime import timedelta
 from modelyard_operator.objects import format_time
 from modelyard_operator.plan import Event, Object, Plan
 from modelyard_operator.training.failure import Failure
+from modelyard_operator.training.memory import raised
 from modelyard_operator.training.policy import Action, Decision, History, decide
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.status import Step, failure_fields, make_status
@@ -20,12 +21,15 @@ def failed(situation: Situation, failure: Failure) -> Plan:
         without_progress=before.get("noProgressRestarts") or 0,
         best_step=(before.get("lastFailure") or {}).get("bestStep") or 0,
     )
-    decision = decide(failure, situation.spec.failure_policy, history)
-    what = _in_words(situation.gang.attempt, failure)
+    memory = raised(situation.spec, failure)
+    decision = decide(failure, situation.spec.failure_policy, history, more_memory=memory is not None)
+    what = _in_words(situation.gang.attempt, failure) + _about_memory(situation, failure, memory)
     if decision.action is Action.FAIL:
         status, event = _end(situation, failure, f"{what}; {decision.why}")
     else:
         status, event = _next_attempt(situation, failure, decision, what)
+        if memory is not None:
+            status["memoryPerNode"] = memory
     fields = failure_fields(failure, situation.gang.attempt, decision.rule, decision.action.value, situation.now)
     status |= {
         "restartsCountTowardsMax": decision.history.counted,
@@ -56,3 +60,11 @@ def _in_words(attempt: int, failure: Failure) -> str:
     how = f" with exit code {failure.exit_code}" if failure.exit_code is not None else ""
     told = f": {failure.message}" if failure.message else ""
     return f"attempt {attempt}: {where} failed{how}, {failure.reason}{told}"
+
+
+def _about_memory(situation: Situation, failure: Failure, raised_to: str | None) -> str:
+    """What onOOM has to say."""
+    policy = situation.spec.failure_policy.on_oom
+    if failure.reason != "OOMKilled" or policy is None or policy.memory_factor == 1:
+        return ""
+    return f"; its memory is raised to {raised_to}" if raised_to else f"; it had memoryMax, {policy.memory_max}"

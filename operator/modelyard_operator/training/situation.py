@@ -17,6 +17,9 @@ class Situation:
 
     training: Object
     spec: ModelTrainingSpec
+    """As the current attempt has it (`shape`)."""
+    written: ModelTrainingSpec
+    """As the user wrote it."""
     gang: Gang
     children: Children
     now: datetime

@@ -122,8 +122,8 @@ class ModelTrainingSpec(Model, json_schema_extra=cel(_BUILTIN_NEEDS_DATA)):
     """Where checkpoints and artifacts go."""
     checkpoint: Checkpoint = Checkpoint()
     """When state is saved, and what a restart begins from."""
-    elastic_policy: Annotated[ElasticPolicy | None, NotYet()] = None
-    """Training that goes on with fewer nodes."""
+    elastic_policy: ElasticPolicy | None = None
+    """Training that goes on with fewer nodes when some find no place, and with more when there is room again."""
     failure_policy: FailurePolicy = FailurePolicy()
     """Which failures are tried again, and how often."""
     run_policy: RunPolicy = RunPolicy()

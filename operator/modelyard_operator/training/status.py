@@ -13,7 +13,7 @@ from typing import Any
 from modelyard_operator import conditions
 from modelyard_operator.conditions import Conditions
 from modelyard_operator.objects import format_duration, format_time
-from modelyard_operator.plan import Children, Object, Report, Urgency
+from modelyard_operator.plan import Object, Report, Urgency
 from modelyard_operator.training import ledger
 from modelyard_operator.training.environment import processes_per_node
 from modelyard_operator.training.failure import Failure
@@ -30,6 +30,7 @@ KEPT = (
     "restartsCountTowardsMax",
     "noProgressRestarts",
     "nextAttemptTime",
+    "memoryPerNode",
     "progress",
     "checkpoint",
     "lastFailure",
@@ -122,7 +123,7 @@ def _set_conditions(marks: Conditions, situation: Situation, step: Step) -> None
         marks.set("Restarting", False, "NotRestarting")
     if children.report is not None or situation.was("ProgressMade"):
         marks.set("ProgressMade", True, "ProgressReported", "rank 0 reports progress")
-    _set_stalled(marks, _refusal(children), waiting if active else [], step)
+    _set_stalled(marks, _refusal(situation), waiting if active else [], step)
     settled = step.finished is not None or step.suspended or gang.scheduled == gang.size or marks.is_true("Stalled")
     settled = settled or marks.is_true("Queued")
     marks.set("Reconciling", not settled, "Settled" if settled else "StartingPods")
@@ -172,8 +173,14 @@ def _set_scheduling(marks: Conditions, situation: Situation, waiting: list[tuple
         marks.set("StorageReady", None, "Waiting", "bound when the first pod has a machine")
 
 
-def _refusal(children: Children) -> str:
-    return "; ".join(f"{name}: {text}" for name, text in sorted(children.refusals.items()))
+def _refusal(situation: Situation) -> str:
+    """What was refused of the children that are needed; spare pods are not."""
+    spares = f"Pod/{situation.name}-{situation.gang.attempt}-"
+    return "; ".join(
+        f"{name}: {text}"
+        for name, text in sorted(situation.children.refusals.items())
+        if not (name.startswith(spares) and int(name.removeprefix(spares)) >= situation.gang.size)
+    )
 
 
 def phase_of(marks: Conditions) -> str:

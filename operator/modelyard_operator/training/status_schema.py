@@ -22,6 +22,10 @@ class Nodes(Model):
     """How many failed."""
     world_size: int | None = None
     """Processes in all."""
+    grow_to: int | None = None
+    """How many there will be after the next checkpoint."""
+    grow_since: Time | None = None
+    """When that checkpoint was asked for."""
 
 
 class Progress(Model):
@@ -175,9 +179,11 @@ class ModelTrainingStatus(Model):
     restarts_count_towards_max: int | None = None
     """Restarts that maxRestarts limits."""
     no_progress_restarts: int | None = None
-    """Restarts in a row without a newer step."""
+    """Restarts that counted, since the furthest step: none has led beyond it yet."""
     next_attempt_time: Time | None = None
     """When the next attempt begins, during a pause before it."""
+    memory_per_node: str | None = None
+    """The memory limit of each pod, after onOOM has raised it."""
     nodes: Nodes | None = None
     """The pods of the current attempt."""
     progress: Progress | None = None

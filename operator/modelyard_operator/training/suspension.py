@@ -27,7 +27,8 @@ def suspended(situation: Situation) -> Plan:
 
 def resumed(situation: Situation) -> Plan:
     """A new attempt, always: pods of the one before may still be saving, and their names are not used again."""
-    fresh = replace(situation, children=replace(situation.children, report=None)).without_pods()
+    gang = replace(situation.gang, size=situation.written.trainer.num_nodes, spares={})
+    fresh = replace(situation, gang=gang, children=replace(situation.children, report=None)).without_pods()
     status = make_status(fresh, Step())
     status["attempt"] = int(situation.status.get("attempt") or 0) + 1
     status.pop("startTime", None)

@@ -1,7 +1,7 @@
 """`sync` of a ModelTraining: observed parent and children in, complete desired state out. Pure.
 
 The life of a training, in the order in which it is looked at: refused, finished, suspended, resumed, succeeded,
-failed, on its way. Each stage that decides anything has a file of its own.
+failed, another size, on its way. Each stage that decides anything has a file of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from modelyard_operator.objects import format_time
 from modelyard_operator.plan import Children, Event, Object, Plan, Report
 from modelyard_operator.refusal import refuse
 from modelyard_operator.schema import InvalidSpec
-from modelyard_operator.training import deadlines
+from modelyard_operator.training import deadlines, elastic
 from modelyard_operator.training.active import active
 from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.failing import judge
@@ -21,6 +21,7 @@ from modelyard_operator.training.failure import termination_record
 from modelyard_operator.training.gang import classify, is_active
 from modelyard_operator.training.removal import FAILED_GANG_GRACE_SECONDS, next_look, removals
 from modelyard_operator.training.restart import failed
+from modelyard_operator.training.shape import of_attempt
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import CONTROLLER, parse
 from modelyard_operator.training.status import Step, make_status, progress_fields
@@ -45,13 +46,14 @@ def sync(training: Object, children: Children, now: datetime, surroundings: Surr
         return Plan()
     status = training.get("status") or {}
     try:
-        spec = parse(training)
+        written = parse(training)
     except InvalidSpec as invalid:
         return refuse(training, invalid, now, KEPT_CONDITIONS)
+    spec = of_attempt(written, status)
     gang = classify(training, children.pods, int(status.get("attempt") or 1), spec.trainer.num_nodes)
     if gang.ahead:
         return Plan(requeue_after=0.5)  # the status at hand is older than the pods: the watch will bring the newer
-    situation = Situation(training=training, spec=spec, gang=gang, children=children, now=now)
+    situation = Situation(training=training, spec=spec, written=written, gang=gang, children=children, now=now)
     if conditions.is_true(status, "Finished"):
         return _finished(situation)
     if spec.suspend:
@@ -63,7 +65,7 @@ def sync(training: Object, children: Children, now: datetime, surroundings: Surr
     verdict = judge(situation)
     if verdict.failure is not None:
         return failed(situation, verdict.failure)
-    return active(situation, surroundings, verdict)
+    return elastic.resize(situation) or active(situation, surroundings, verdict)
 
 
 def _finished(situation: Situation) -> Plan:
