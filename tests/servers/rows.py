@@ -5,12 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from modelyard_workloads.serve.errors import InvalidInput
+from modelyard_workloads.serve.runtimes import Decoder
 from modelyard_workloads.serve.tensors import Array, TensorSpec
 
 POISON = 666.0
+
+
+def read_row(data: bytes) -> Array:
+    """Numbers as text with commas between them."""
+    try:
+        return np.array([float(part) for part in data.split(b",")], dtype=np.float32)
+    except ValueError:
+        raise InvalidInput("not numbers with commas between them") from None
 
 
 class RowModel:
@@ -22,6 +32,7 @@ class RowModel:
     task = "rows"
     labels = ("sum", "max")
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
+    decoders: ClassVar[Mapping[str, Decoder]] = {"x": read_row}
     outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("name", "BYTES", (-1,)))
 
     def __init__(self, seconds: float = 0.0) -> None:

@@ -17,6 +17,7 @@ from modelyard_workloads.serve.errors import ServeError
 from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, error_reply, plain_error
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.traffic import Traffic
+from modelyard_workloads.serve.v1 import V1Adapter
 from modelyard_workloads.serve.v2 import V2Adapter
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ _HTTP_ERRORS = {
     404: "no such route; inference is POST /v2/models/{model}/infer, GET /v2/models lists the models",
     405: "this route does not take this method",
 }
+
+
+_INFERENCES = ("infer", "predict")
 
 
 class Application:
@@ -36,6 +40,7 @@ class Application:
         bodies = Bodies(limits.max_request_bytes, limits.max_pending_bytes)
         routes = [
             *V2Adapter(plane, bodies, limits.timeout_seconds).routes(),
+            *V1Adapter(plane, bodies, limits.timeout_seconds).routes(),
             Route("/metrics", self._scrape, name="metrics"),
         ]
         self.router = Router(routes, redirect_slashes=False)
@@ -74,9 +79,9 @@ class Application:
             name = route.name if isinstance(route, Route) else "unknown"
             if not probe:
                 self._traffic.end(started + seconds)
-            if name == "infer":
+            if name in _INFERENCES:
                 self._plane.statistics.request(status == 200, seconds)
-            self._metrics.request("v2" if scope["path"].startswith("/v2") else "other", name, status, seconds)
+            self._metrics.request(_protocol(scope["path"]), name, status, seconds)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -94,6 +99,10 @@ class Application:
             log.error("unexpected %s", type(error).__name__, exc_info=_without_text(error))
             response = plain_error(500, "internal error")
         await response(scope, receive, send)
+
+
+def _protocol(path: str) -> str:
+    return next((name for name in ("v2", "v1") if path.startswith(f"/{name}")), "other")
 
 
 def _without_text(error: Exception) -> Exception:

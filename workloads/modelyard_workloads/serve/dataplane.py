@@ -5,6 +5,7 @@ Adapters translate a request into `InferRequest` and an `InferResponse` into a r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from time import time_ns
@@ -14,7 +15,7 @@ import numpy as np
 
 from modelyard_workloads.serve.batcher import Batcher
 from modelyard_workloads.serve.errors import InvalidInput, NotFound, NotReady, shown
-from modelyard_workloads.serve.runtimes import Runtime
+from modelyard_workloads.serve.runtimes import Decoder, ReadsFiles, Runtime
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_fits
 
 State = Literal["LOADING", "READY", "UNAVAILABLE"]
@@ -98,6 +99,7 @@ class DataPlane:
         self.statistics = Statistics()
         self.draining = False
         self._loaded: LoadedModel | None = None
+        self._decoding = asyncio.Semaphore(1)
 
     def loaded(self, model: LoadedModel) -> None:
         """From now on the model answers."""
@@ -143,10 +145,27 @@ class DataPlane:
         """A request for the model is arriving: see Batcher.announce."""
         return self.model(name, version).batcher.announce()
 
+    async def _decoded(self, runtime: Runtime, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The inputs, those that came as files decoded, one request at a time, off the event loop."""
+        if not isinstance(runtime, ReadsFiles):
+            return inputs
+        specs = {spec.name: spec for spec in runtime.inputs if spec.name in runtime.decoders}
+        decoded = []
+        for tensor in inputs:
+            spec = specs.get(tensor.name)
+            if spec is None or tensor.datatype != "BYTES" or not 0 < tensor.array.size == len(tensor.array):
+                decoded.append(tensor)
+                continue
+            async with self._decoding:
+                decoder = runtime.decoders[spec.name]
+                decoded.append(await asyncio.to_thread(_decode_elements, tensor, spec, decoder))
+        return decoded
+
     async def infer(self, request: InferRequest) -> InferResponse:
         """Check the request, compute, choose the outputs. Raises the errors of errors.py."""
         model = self.model(request.model, request.version)
-        arrays, key = _check_inputs(model.runtime.inputs, request.inputs)
+        inputs = await self._decoded(model.runtime, request.inputs)
+        arrays, key = _check_inputs(model.runtime.inputs, inputs)
         chosen = _choose_outputs(model.runtime.outputs, request.outputs)
         model.runtime.check(arrays)
         answers = await model.batcher.submit(arrays, key, request.deadline)
@@ -155,6 +174,17 @@ class DataPlane:
             if tensor.array.dtype.kind == "f" and not np.isfinite(tensor.array).all():
                 raise InvalidInput("the model's answer to these values is not a finite number; check the input's scale")
         return InferResponse(model=self.name, version=self.version, outputs=outputs)
+
+
+def _decode_elements(tensor: Tensor, spec: TensorSpec, decoder: Decoder) -> Tensor:
+    """BYTES [B] or [B, 1], each element a file, to numbers [B, …]."""
+    elements = []
+    for index, raw in enumerate(tensor.array.ravel()):
+        try:
+            elements.append(decoder(raw))
+        except InvalidInput as error:
+            raise InvalidInput(f"input '{spec.name}', element {index}: {error}") from None
+    return Tensor(spec.name, spec.datatype, np.stack(elements))
 
 
 def _check_inputs(specs: Sequence[TensorSpec], given: Sequence[Tensor]) -> tuple[dict[str, Array], Hashable]:

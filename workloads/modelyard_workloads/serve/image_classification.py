@@ -9,6 +9,8 @@ import torch
 
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.errors import InvalidInput
+from modelyard_workloads.serve.pictures import PictureDecoder
+from modelyard_workloads.serve.runtimes import Decoder
 from modelyard_workloads.serve.tensors import Array, TensorSpec
 from modelyard_workloads.tasks import build_model_from_artifact
 
@@ -28,6 +30,7 @@ class ImageClassification:
         self.outputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in manifest.outputs]
         if self.labels:
             self.outputs.append(TensorSpec("label", "BYTES", (-1,)))
+        self.decoders: Mapping[str, Decoder] = {"image": PictureDecoder(self.inputs[0].shape)}
         self._names = np.array([label.encode() for label in self.labels], dtype=object)
 
     def check(self, arrays: Mapping[str, Array]) -> None:

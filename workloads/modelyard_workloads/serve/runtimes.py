@@ -6,11 +6,14 @@ torch is imported only when a model is built, on the inference thread: the port 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.errors import LoadFailure
 from modelyard_workloads.serve.tensors import Array, TensorSpec
+
+Decoder = Callable[[bytes], Array]
+"""One element's bytes to its numbers, without the batch dimension. Raises InvalidInput; runs on a thread of its own."""
 
 
 class Runtime(Protocol):
@@ -40,6 +43,15 @@ class Runtime(Protocol):
 
     def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """One batch. Runs on the inference thread."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A runtime some of whose inputs may come as files instead of numbers, pictures for instance."""
+
+    @property
+    def decoders(self) -> Mapping[str, Decoder]:
+        """How an element is read that comes as BYTES, by input."""
 
 
 def build_runtime(artifact: Artifact) -> Runtime:

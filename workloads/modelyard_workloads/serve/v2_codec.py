@@ -45,7 +45,7 @@ def decode(body: bytes, header_length: str | None) -> Decoded:
     """Parse the body of an infer request; `header_length` is the value of Inference-Header-Content-Length."""
     view = memoryview(body)
     size = _json_size(len(body), header_length)
-    request = _object("the body", _load(body if size == len(body) else body[:size]))
+    request = _object("the body", load_json(body if size == len(body) else body[:size]))
     parameters = _object("parameters", request.get("parameters", {}))
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
@@ -76,7 +76,8 @@ def _json_size(body_size: int, header_length: str | None) -> int:
     return int(header_length)
 
 
-def _load(text: bytes) -> Any:
+def load_json(text: bytes) -> Any:
+    """Parse JSON whose cost in memory is bounded. Raises InvalidInput."""
     if text.count(b"[") + text.count(b"{") + text.count(b'"') // 2 > _MAX_CONTAINERS_AND_STRINGS or (
         text.count(b",") > _MAX_VALUES
     ):
