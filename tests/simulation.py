@@ -39,7 +39,14 @@ class World:
         self.parent: Object = {
             "apiVersion": API_VERSION,
             "kind": kind,
-            "metadata": {"name": "demo", "namespace": "ns", "uid": "uid-demo", "generation": 1, "resourceVersion": "1"},
+            "metadata": {
+                "name": "demo",
+                "namespace": "ns",
+                "uid": "uid-demo",
+                "generation": 1,
+                "resourceVersion": "1",
+                "creationTimestamp": _stamp(START),
+            },
             "spec": copy.deepcopy(dict(spec)),
         }
         self.objects: dict[tuple[str, str], Object] = {}

@@ -66,6 +66,8 @@ class Report:
     checkpoint: Mapping[str, Any] | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds of this attempt by cause."""
+    first_step: int | None = None
+    """The first step that the attempt reported: what it began from."""
     stacks: Mapping[str, Any] | None = None
     """Where the launcher left the stacks of its ranks: `uri` or `path`."""
 

@@ -107,6 +107,8 @@ def _lasting(obj: Object) -> Object:
         kept["metadata"].pop("annotations", None)  # the volume controller's, which it writes one after the other
     if obj["kind"] == "Service":
         kept["spec"] = {k: v for k, v in obj["spec"].items() if k not in ("clusterIP", "clusterIPs")}
+    if "goodput" in (kept.get("status") or {}):
+        kept["status"] = {name: value for name, value in kept["status"].items() if name != "goodput"}  # seconds
     if "lastFailure" in (kept.get("status") or {}):
         kept["status"] = {**kept["status"], "lastFailure": {**kept["status"]["lastFailure"], "nodeName": "NODE"}}
     if obj["kind"] == "Deployment":

@@ -49,7 +49,7 @@ class _Stacks(_Part):
 class _Timing(_Part):
     startup: _Seconds = 0.0
     productive: _Seconds = 0.0
-    replayed: _Seconds | None = None
+    replayed: _Seconds = 0.0
     checkpoint: _Seconds = 0.0
     evaluation: _Seconds = 0.0
     data_wait: _Seconds = 0.0
@@ -89,6 +89,7 @@ def taken(before: Report | None, attempt: int, posted: Posted, now: datetime) ->
         progress=progress,
         checkpoint=checkpoint or (before.checkpoint if before else None),
         timing=timing or (before.timing if before else {}),
+        first_step=before.first_step if before and before.first_step is not None else progress.get("step"),
         stacks=posted.stacks.model_dump() if posted.stacks else None,
     )
 

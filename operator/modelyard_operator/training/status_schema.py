@@ -99,8 +99,27 @@ class LastFailure(Model):
     """The furthest step of all failed attempts: progress is a step beyond it."""
 
 
+class Stage(Model):
+    """What is being counted: the operator's own notes."""
+
+    name: str | None = None
+    """queued, startup, running, restart; empty while time does not count."""
+    attempt: int | None = None
+    """Of this attempt."""
+    since: Time | None = None
+    """Its begin."""
+    seconds: dict[str, float] = {}
+    """What it has put into the totals, by cause."""
+    from_step: int | None = None
+    """The step that the attempt began from."""
+    replay_until: int | None = None
+    """Steps up to this one had been done before."""
+    best_step: int | None = None
+    """The furthest step of all attempts."""
+
+
 class Goodput(Model):
-    """What the time went into."""
+    """What the time went into: every second, but suspended ones, has one cause."""
 
     elapsed_seconds: float | None = None
     """In all."""
@@ -109,15 +128,19 @@ class Goodput(Model):
     startup_seconds: float | None = None
     """Starting pods and processes."""
     productive_seconds: float | None = None
-    """Steps that counted."""
+    """Steps that counted, and evaluations."""
     replayed_seconds: float | None = None
-    """Steps done again after a failure."""
-    restart_seconds: float | None = None
-    """Between a failure and the next attempt."""
+    """Steps done again after a restart."""
+    data_wait_seconds: float | None = None
+    """Steps that waited for data."""
     checkpoint_seconds: float | None = None
-    """Saving checkpoints."""
+    """Steps that waited for a checkpoint."""
+    restart_seconds: float | None = None
+    """From the last sign of life before a failure to the next attempt."""
     ratio: float | None = None
     """Productive to elapsed."""
+    stage: Stage | None = None
+    """What is being counted: the operator's own notes."""
 
 
 class Artifact(Model):

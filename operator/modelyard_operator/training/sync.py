@@ -6,9 +6,9 @@ failed, another size, on its way. Each stage that decides anything has a file of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
-from modelyard_operator import conditions
 from modelyard_operator.objects import format_time
 from modelyard_operator.plan import Children, Event, Object, Plan, Report
 from modelyard_operator.refusal import refuse
@@ -19,6 +19,7 @@ from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.failing import judge
 from modelyard_operator.training.failure import termination_record
 from modelyard_operator.training.gang import classify, is_active
+from modelyard_operator.training.goodput import accounted
 from modelyard_operator.training.removal import FAILED_GANG_GRACE_SECONDS, next_look, removals
 from modelyard_operator.training.restart import failed
 from modelyard_operator.training.shape import of_attempt
@@ -54,13 +55,19 @@ def sync(training: Object, children: Children, now: datetime, surroundings: Surr
     if gang.ahead:
         return Plan(requeue_after=0.5)  # the status at hand is older than the pods: the watch will bring the newer
     situation = Situation(training=training, spec=spec, written=written, gang=gang, children=children, now=now)
-    if conditions.is_true(status, "Finished"):
+    plan = _stage(situation, surroundings)
+    return plan if plan.status is None else replace(plan, status=accounted(situation, plan.status))
+
+
+def _stage(situation: Situation, surroundings: Surroundings) -> Plan:
+    """The plan of the stage of its life that the training is in."""
+    if situation.was("Finished"):
         return _finished(situation)
-    if spec.suspend:
+    if situation.spec.suspend:
         return suspended(situation)
-    if conditions.is_true(status, "Suspended"):
+    if situation.was("Suspended"):
         return resumed(situation)
-    if gang.succeeded == gang.size:
+    if situation.gang.succeeded == situation.gang.size:
         return _succeeded(situation)
     verdict = judge(situation)
     if verdict.failure is not None:

@@ -1,0 +1,168 @@
+"""What the time of a training went into: every second of wall time has one cause. Pure.
+
+The life of a training is cut into stages where its status changes: in a queue, starting, running, restarting. A stage
+lasts from `since` to the next, so that stages have neither gaps nor overlaps. All of a stage but running has one cause;
+a running stage is divided by what rank 0 says of its time (`timing`), and what that does not cover is put down to the
+work while it goes on, and to the failure once it has ended in one. Suspended time is not counted.
+
+Accounts are kept when a status is written for another reason, and never cause a write. `stage.seconds` is what the
+current stage has put into the totals so far: it is taken out again and counted anew.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from modelyard_operator import conditions
+from modelyard_operator.objects import format_time, parse_time
+from modelyard_operator.plan import Object, Report
+from modelyard_operator.training.situation import Situation
+
+CAUSES = ("queued", "startup", "productive", "replayed", "dataWait", "checkpoint", "restart")
+UNREPORTED_SECONDS = 15.0
+"""How much running time may be unreported without a suspicion: reports come every five seconds, statuses every ten."""
+_DIGITS = 3
+
+Seconds = dict[str, float]
+
+
+def accounted(situation: Situation, after: Object) -> Object:
+    """The status `after` with its accounts; those it had where nothing else of it has changed."""
+    before = situation.status
+    book = before.get("goodput") or {}
+    if book and {**after, "goodput": None} == {**before, "goodput": None}:
+        return {**after, "goodput": book}
+    end = situation.now.replace(microsecond=0)
+    stage = book.get("stage") or _first_stage(situation)
+    since = parse_time(stage.get("since")) or end
+    report = situation.children.report
+    if report is not None and report.attempt != stage.get("attempt"):
+        report = None
+    stage = _with_steps(stage, report)
+    spent = _spent(stage, since, end, report, failed=_has_failed(before, after))
+    totals = {c: book.get(f"{c}Seconds", 0.0) - stage.get("seconds", {}).get(c, 0.0) for c in CAUSES}
+    totals = {cause: seconds + spent.get(cause, 0.0) for cause, seconds in totals.items()}
+    name = _name(after)
+    if (name, after.get("attempt")) == (stage.get("name"), stage.get("attempt")):
+        stage = {**stage, "seconds": _rounded(spent)}
+    else:
+        stage = _next_stage(name, after, end, stage)
+    return {**after, "goodput": _book(totals, stage)}
+
+
+def _book(totals: Seconds, stage: Object) -> Object:
+    elapsed = sum(totals.values())
+    fields = {f"{cause}Seconds": max(0.0, round(seconds, _DIGITS)) for cause, seconds in totals.items()}
+    ratio = round(totals["productive"] / elapsed, 4) if elapsed > 0 else 0.0
+    return {"elapsedSeconds": round(elapsed, _DIGITS), **fields, "ratio": ratio, "stage": stage}
+
+
+def _name(status: Object) -> str:
+    """The stage that a status shows; empty while time does not count."""
+    if conditions.is_true(status, "Finished") or conditions.is_true(status, "Suspended"):
+        return ""
+    if conditions.is_true(status, "Running"):
+        return "running"
+    if conditions.is_true(status, "Restarting"):
+        return "restart"
+    return "startup" if conditions.is_true(status, "Scheduled") else "queued"
+
+
+def _first_stage(situation: Situation) -> Object:
+    created = situation.training["metadata"].get("creationTimestamp") or format_time(situation.now)
+    suspended = situation.written.suspend
+    return {"name": "" if suspended else "queued", "since": created}
+
+
+def _next_stage(name: str, after: Object, since: datetime, last: Object) -> Object:
+    best = max(last.get("bestStep", 0), (after.get("lastFailure") or {}).get("bestStep") or 0)
+    stage = {"name": name, "attempt": after.get("attempt"), "since": format_time(since), "bestStep": best}
+    if last.get("attempt") == after.get("attempt") and "replayUntil" in last:
+        return stage | {"replayUntil": last["replayUntil"]}
+    return stage | {"replayUntil": best}
+
+
+def _with_steps(stage: Object, report: Report | None) -> Object:
+    """The stage, with the steps that the attempt began from and has reached."""
+    step = report.progress.get("step") if report is not None else None
+    if report is None or step is None:
+        return stage
+    first = stage.get("fromStep", report.first_step if report.first_step is not None else step)
+    return {**stage, "fromStep": first, "bestStep": max(stage.get("bestStep", 0), step)}
+
+
+def _has_failed(before: Object, after: Object) -> bool:
+    """Whether the stage ended in a failure, or is about to."""
+    stalled = conditions.find(after, "Stalled")
+    if stalled and stalled["status"] == "True":
+        return True
+    if conditions.is_true(after, "Finished"):
+        return not conditions.is_true(after, "Succeeded")
+    return conditions.is_true(after, "Restarting") and conditions.is_true(before, "Running")
+
+
+def _spent(stage: Object, since: datetime, end: datetime, report: Report | None, *, failed: bool) -> Seconds:
+    """The seconds of a stage by cause; they sum to its length."""
+    length = max(0.0, (end - since).total_seconds())
+    name = stage.get("name")
+    if not name:
+        return {}
+    if name != "running":
+        return {name: length}
+    told = _told(report, since) if report is not None else {}
+    known = sum(told.values())
+    if known > length:  # clocks differ, or the last report is newer than the status that shows the end
+        told = {cause: seconds * length / known for cause, seconds in told.items()}
+        known = length
+    unknown = length - known
+    lost = min(length, _lost(report, end, unknown, failed=failed))
+    works = report is None or not told or told.get("productive", 0.0) > 0
+    rest = "productive" if works else "startup"
+    told[rest] = told.get(rest, 0.0) + unknown - lost
+    if told[rest] < 0:  # the trainer's clock went on while nothing moved
+        lost += told[rest]
+        told[rest] = 0.0
+    told["restart"] = lost
+    return _with_replay(told, stage, report)
+
+
+def _told(report: Report, since: datetime) -> Seconds:
+    """What rank 0 says of the attempt's time, without what passed before all nodes were seen to run."""
+    timing = report.timing
+    if not timing:
+        return {}
+    told = {
+        "startup": timing.get("startup", 0.0),
+        "productive": sum(timing.get(name, 0.0) for name in ("productive", "evaluation", "replayed")),
+        "dataWait": timing.get("dataWait", 0.0),
+        "checkpoint": timing.get("checkpoint", 0.0),
+    }
+    began = report.received - timedelta(seconds=sum(told.values()))
+    told["startup"] = max(0.0, told["startup"] - max(0.0, (since - began).total_seconds()))
+    return told
+
+
+def _lost(report: Report | None, end: datetime, unknown: float, *, failed: bool) -> float:
+    """Seconds since the last sign of life: all of them after a failure, and those that are too many before one."""
+    if failed and report is not None:
+        return max(unknown, (end - report.advanced).total_seconds())
+    if report is None or not report.timing:
+        return 0.0
+    return unknown if unknown > UNREPORTED_SECONDS else 0.0
+
+
+def _with_replay(told: Seconds, stage: Object, report: Report | None) -> Seconds:
+    """The work divided into steps for the first time, and steps that an earlier attempt had done already."""
+    work = told.get("productive", 0.0)
+    replayed = report.timing.get("replayed", 0.0) if report is not None else 0.0
+    step = report.progress.get("step") if report is not None else None
+    begun, until = stage.get("fromStep"), stage.get("replayUntil", 0)
+    if step is not None and begun is not None and step > begun and until > begun:
+        replayed = max(replayed, work * (min(step, until) - begun) / (step - begun))
+    replayed = min(replayed, work)
+    return {**told, "productive": work - replayed, "replayed": replayed}
+
+
+def _rounded(seconds: Seconds) -> dict[str, Any]:
+    return {cause: round(value, _DIGITS) for cause, value in seconds.items() if value}
