@@ -43,8 +43,9 @@ def _startup(situation: Situation) -> tuple[Failure, datetime | None]:
     gang, spec = situation.gang, situation.spec
     begun = [t for pod in gang.pods.values() if (t := parse_time(pod["metadata"].get("creationTimestamp")))]
     queued = conditions.find(situation.status, "Queued")
-    if queued and queued["status"] == "False" and (freed := parse_time(queued["lastTransitionTime"])) and begun:
-        begun = [max(min(begun), freed)]
+    if queued and begun:
+        freed = parse_time(queued["lastTransitionTime"]) if queued["status"] == "False" else situation.now
+        begun = [max(min(begun), freed or situation.now)]
     due = None
     if begun and gang.started < gang.size and not gang.queued:
         due = min(begun) + timedelta(seconds=spec.run_policy.startup_deadline_seconds)

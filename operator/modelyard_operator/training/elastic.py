@@ -17,8 +17,9 @@ from modelyard_operator.plan import Event, Object, Plan
 from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.gang import unplaced_since
 from modelyard_operator.training.render import make_pod
+from modelyard_operator.training.restart import next_attempt
 from modelyard_operator.training.situation import Situation
-from modelyard_operator.training.status import Step, make_status
+from modelyard_operator.training.status import Step
 
 SPARE = "spare"
 GROWING, SHRINKING = "Growing", "Shrinking"
@@ -112,10 +113,8 @@ def _grown(situation: Situation) -> Plan | None:
 
 def _next_attempt(situation: Situation, nodes: int, reason: str, why: str) -> Plan:
     message = f"attempt {situation.gang.attempt}: {why}; going on with {nodes} nodes"
-    resized = replace(situation, gang=replace(situation.gang, size=nodes)).without_pods()
-    status = make_status(resized, Step(restarting=reason, why_restarting=message, reason="Restarting"))
-    status["attempt"] = situation.gang.attempt + 1
-    status["restarts"] = (situation.status.get("restarts") or 0) + 1
+    resized = replace(situation, gang=replace(situation.gang, size=nodes))
+    status = next_attempt(resized, Step(restarting=reason, why_restarting=message, reason="Restarting"))
     status.pop("nextAttemptTime", None)
     return Plan(status=status, decided=True, events=(Event(reason=reason, message=message),))
 

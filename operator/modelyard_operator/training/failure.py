@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelyard_operator.objects import parse_time
+from modelyard_operator.objects import is_terminating, parse_time
 from modelyard_operator.plan import Object
 
 CONTAINER = "trainer"
@@ -135,19 +135,24 @@ def lost_with_node(pod: Object, rank: int, why: str) -> Failure:
 
 
 def node_lost_since(pod: Object) -> datetime | None:
-    """Since when the cluster knows that the node of a running pod does not answer; None while it does.
+    """Since when the cluster knows that the node of a pod does not answer; None while it does.
 
-    The node controller marks the pods of such a node unready, without a reason and without touching their containers
-    (`MarkPodsNotReady`); a kubelet that lives gives a reason, and says which container is not ready.
+    The node controller marks running pods of such a node unready, without a reason and without touching their
+    containers (`MarkPodsNotReady`); a kubelet that lives gives a reason, and says which container is not ready. A pod
+    that never started is not marked: there it shows by the taint manager's deletion, which no kubelet needs time for.
     """
     status = pod.get("status") or {}
-    if _phase(pod) != "Running":
+    told = {c["type"]: c for c in status.get("conditions") or ()}
+    if _phase(pod) == "Pending" and is_terminating(pod):
+        evicted = told.get("DisruptionTarget") or {}
+        lost = evicted.get("status") == "True" and evicted.get("reason") == "DeletionByTaintManager"
+        return parse_time(evicted["lastTransitionTime"]) if lost else None
+    ready = told.get("Ready") or {}
+    if _phase(pod) != "Running" or ready.get("status") != "False" or ready.get("reason"):
         return None
-    ready = any(c.get("name") == CONTAINER and c.get("ready") for c in status.get("containerStatuses") or ())
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "Ready" and condition["status"] == "False" and not condition.get("reason") and ready:
-            return parse_time(condition.get("lastTransitionTime"))
-    return None
+    containers = status.get("containerStatuses") or ()
+    works = any(c.get("name") == CONTAINER and c.get("ready") for c in containers)
+    return parse_time(ready.get("lastTransitionTime")) if works else None
 
 
 def _phase(pod: Object) -> str:

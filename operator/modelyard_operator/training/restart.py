@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from modelyard_operator.objects import format_time
 from modelyard_operator.plan import Event, Object, Plan
+from modelyard_operator.training import ledger
 from modelyard_operator.training.failure import Failure
 from modelyard_operator.training.memory import raised
 from modelyard_operator.training.policy import Action, Decision, History, decide
@@ -27,7 +28,7 @@ def failed(situation: Situation, failure: Failure) -> Plan:
     if decision.action is Action.FAIL:
         status, event = _end(situation, failure, f"{what}; {decision.why}")
     else:
-        status, event = _next_attempt(situation, failure, decision, what)
+        status, event = _again(situation, failure, decision, what)
         if memory is not None:
             status["memoryPerNode"] = memory
     fields = failure_fields(failure, situation.gang.attempt, decision.rule, decision.action.value, situation.now)
@@ -45,11 +46,18 @@ def _end(situation: Situation, failure: Failure, message: str) -> tuple[Object, 
     return status, Event(reason="Failed", message=message, type="Warning")
 
 
-def _next_attempt(situation: Situation, failure: Failure, decision: Decision, what: str) -> tuple[Object, Event]:
-    step = Step(restarting=failure.reason, why_restarting=what, reason="Restarting")
+def next_attempt(situation: Situation, step: Step) -> Object:
+    """The status in which all nodes begin again; what the pods of this attempt told at their end is not forgotten."""
     status = make_status(situation.without_pods(), step)
+    if checkpoint := ledger.newest(situation):
+        status["checkpoint"] = checkpoint
     status["attempt"] = situation.gang.attempt + 1
     status["restarts"] = (situation.status.get("restarts") or 0) + 1
+    return status
+
+
+def _again(situation: Situation, failure: Failure, decision: Decision, what: str) -> tuple[Object, Event]:
+    status = next_attempt(situation, Step(restarting=failure.reason, why_restarting=what, reason="Restarting"))
     status["nextAttemptTime"] = format_time(situation.now + timedelta(seconds=decision.delay_seconds))
     delay = f" in {decision.delay_seconds:.0f} s" if decision.delay_seconds else ""
     return status, Event(reason="Restarting", message=f"{what}; restarting all nodes{delay}", type="Warning")
