@@ -27,6 +27,7 @@ from modelyard_operator.settings import Settings
 from modelyard_operator.status_server import StatusServer
 from modelyard_operator.store import Store
 from modelyard_operator.training.environment import Surroundings
+from modelyard_operator.training.series import series
 from modelyard_operator.training.sync import sync as sync_training
 from modelyard_operator.watch import Watch
 from modelyard_operator.workqueue import WorkQueue
@@ -52,7 +53,7 @@ async def run(chosen: Settings) -> int:
     """Run until a signal; returns the exit code. Anything that ends by itself ends the process: no zombies."""
     cluster = await Cluster.connect(chosen.kubeconfig)
     store, queue = Store(), WorkQueue[Key]()
-    metrics.REGISTRY.register(metrics.ObjectCollector(store.of_kind))
+    metrics.REGISTRY.register(metrics.ObjectCollector(store.of_kind, series))
     health = Health(cluster, store, queue, chosen.namespaces)
     recorder = EventRecorder(cluster)
     election = LeaderElection(

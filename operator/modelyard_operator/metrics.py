@@ -6,7 +6,8 @@ name of an object are made from the observed objects at each scrape: they cost n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -54,54 +55,72 @@ WATCH_LAG = Gauge(
 )
 EVENTS_DROPPED = Counter("modelyard_events_dropped", "Kubernetes Events not recorded, by the limit.", registry=REGISTRY)
 
-TRAINING_FINISHED = Counter(
-    "modelyard_training_finished", "Trainings that ended, by result.", ("namespace", "result"), registry=REGISTRY
+TRAINING_CREATED = Counter(
+    "modelyard_training_created", "Trainings seen for the first time.", ("namespace", "trainer"), registry=REGISTRY
 )
-
-_OBJECT = ("namespace", "name")
-_PROGRESS = (
-    ("modelyard_training_progress_ratio", "Done, 0 to 1.", "percentage", 0.01),
-    ("modelyard_training_eta_seconds", "Estimated seconds to the end.", "estimatedRemainingSeconds", 1.0),
-    ("modelyard_training_step", "Optimizer steps done, as reported.", "step", 1.0),
+TRAINING_FINISHED = Counter(
+    "modelyard_training_finished",
+    "Trainings that ended, by result and by the condition's reason.",
+    ("namespace", "trainer", "result", "reason"),
+    registry=REGISTRY,
+)
+TRAINING_FAILURES = Counter(
+    "modelyard_training_failures",
+    "Attempts that failed, by the rule that decided what then; `rules` are the users' own.",
+    ("namespace", "rule"),
+    registry=REGISTRY,
+)
+_WAITS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+TRAINING_QUEUE_SECONDS = Histogram(
+    "modelyard_training_queue_seconds",
+    "How long trainings waited for a place before they ran for the first time.",
+    ("trainer",),
+    buckets=_WAITS,
+    registry=REGISTRY,
+)
+TRAINING_STARTUP_SECONDS = Histogram(
+    "modelyard_training_startup_seconds",
+    "How long their pods then took to start.",
+    ("trainer",),
+    buckets=_WAITS,
+    registry=REGISTRY,
+)
+_RULES = frozenset(
+    (
+        *("checkpointed", "infrastructure", "configuration", "startup", "default", "onOOM", "permanent", "retryable"),
+        *("maxRestarts", "maxNoProgressRestarts", "activeDeadlineSeconds"),
+    )
 )
 
 
 class ObjectCollector(Collector):
     """The series of the custom resources, made from their status when they are asked for: none is kept."""
 
-    def __init__(self, objects: Callable[[str], Iterable[Object]]) -> None:
+    def __init__(
+        self,
+        objects: Callable[[str], Iterable[Object]],
+        trainings: Callable[[Iterable[Object], datetime], Iterable[Metric]],
+    ) -> None:
         self._objects = objects
+        self._trainings = trainings
 
     def describe(self) -> Iterable[Metric]:
         return ()  # else the registry would collect once to learn the names
 
     def collect(self) -> Iterable[Metric]:
-        phase = _gauge("modelyard_training_phase", "1 for the phase a training is in.", "phase")
-        restarts = _gauge("modelyard_training_restarts", "Restarts of the whole gang.")
-        progress = [(_gauge(name, text), field, scale) for name, text, field, scale in _PROGRESS]
-        for labels, status in self._statuses(TRAINING):
-            phase.add_metric((*labels, status.get("phase") or "Pending"), 1)
-            restarts.add_metric(labels, status.get("restarts") or 0)
-            told = status.get("progress") or {}
-            for gauge, field, scale in progress:
-                if told.get(field) is not None:
-                    gauge.add_metric(labels, told[field] * scale)
+        yield from self._trainings(self._objects(TRAINING), datetime.now(UTC))
         ready = _gauge("modelyard_service_ready", "1 while a ModelService is Ready.")
         replicas = _gauge("modelyard_service_ready_replicas", "Ready server pods.")
-        for labels, status in self._statuses(SERVICE):
+        for obj in self._objects(SERVICE):
+            labels, status = (obj["metadata"]["namespace"], obj["metadata"]["name"]), obj.get("status") or {}
             is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
             ready.add_metric(labels, is_ready)
             replicas.add_metric(labels, status.get("readyReplicas") or 0)
-        yield from (phase, restarts, *(gauge for gauge, _, _ in progress), ready, replicas)
-
-    def _statuses(self, kind: str) -> Iterator[tuple[tuple[str, str], Object]]:
-        for obj in self._objects(kind):
-            meta = obj["metadata"]
-            yield (meta["namespace"], meta["name"]), obj.get("status") or {}
+        yield from (ready, replicas)
 
 
-def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, labels=(*_OBJECT, *labels))
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=("namespace", "name"))
 
 
 def observe_api_call(verb: str, resource: str, code: int, started: float) -> None:
@@ -111,7 +130,23 @@ def observe_api_call(verb: str, resource: str, code: int, started: float) -> Non
 
 
 def observe_status(key: Key, before: Object, after: Object) -> None:
-    """Count a training that has just ended, by the status that was written."""
+    """Count what has just happened to a training, by the status that was written."""
+    if key.kind != TRAINING:
+        return
+    trainer = (after.get("display") or {}).get("trainer")
+    if trainer is None:
+        return  # its spec was refused
+    if not before.get("display"):
+        TRAINING_CREATED.labels(key.namespace, trainer).inc()
+    if "startTime" in after and "startTime" not in before and after.get("attempt") == 1:
+        spent = after.get("goodput") or {}
+        TRAINING_QUEUE_SECONDS.labels(trainer).observe(spent.get("queuedSeconds", 0.0))
+        TRAINING_STARTUP_SECONDS.labels(trainer).observe(spent.get("startupSeconds", 0.0))
+    failure = after.get("lastFailure") or {}
+    if failure and failure != before.get("lastFailure"):
+        rule = failure.get("rule", "")
+        TRAINING_FAILURES.labels(key.namespace, rule if rule in _RULES else "rules").inc()
     result = after.get("phase")
-    if key.kind == TRAINING and result in ("Succeeded", "Failed") and before.get("phase") != result:
-        TRAINING_FINISHED.labels(key.namespace, result).inc()
+    if result in ("Succeeded", "Failed") and before.get("phase") != result:
+        reason = next((c["reason"] for c in after.get("conditions") or () if c["type"] == "Finished"), "")
+        TRAINING_FINISHED.labels(key.namespace, trainer, result, reason).inc()
