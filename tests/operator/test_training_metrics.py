@@ -104,10 +104,9 @@ def test_what_happens_is_counted_once() -> None:
     w.settle()
     w.settle()
     assert counted("modelyard_training_created_total", namespace="counted", trainer="image") == 1
-    assert counted("modelyard_training_restarts_total", namespace="counted", rule="rules") == 1, (
-        "users' words are not labels"
-    )
-    assert counted("modelyard_training_restarts_total", namespace="counted", rule="checkpointed") == 1
+    rules = ("rules", "checkpointed", "configuration")  # users' words are not labels
+    assert [counted("modelyard_training_failures_total", namespace="counted", rule=rule) for rule in rules] == [1, 1, 1]
+    assert not counted("modelyard_training_failures_total", namespace="counted", rule="mine")
     ended = {"namespace": "counted", "trainer": "image", "result": "Failed", "reason": "Error"}
     assert counted("modelyard_training_finished_total", **ended) == 1
 
