@@ -10,6 +10,8 @@ of ranks ends bit for bit like one that never was.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,14 +23,14 @@ from modelyard_workloads.backward import Backward, compile_model
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import Ranks
-from modelyard_workloads.heartbeat import moved
-from modelyard_workloads.metrics import Reporter
+from modelyard_workloads.metrics import Meter, Progress, Reporter
 from modelyard_workloads.optimizer import MovingAverage, build_optimizer, restore_optimizer, set_learning_rate
 from modelyard_workloads.outputs import Outputs, Published
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
-from modelyard_workloads.tasks.base import Task
-from modelyard_workloads.watch import Watch
+from modelyard_workloads.tasks.base import OwnOptimizer, Task
+
+_REPORT_SECONDS = 1.0  # the launcher hears at least this often that there is progress
 
 
 class Stopped(Exception):
@@ -56,6 +58,10 @@ class LoopState:
         return ({} if self.loss is None else {"loss": self.loss}) | self.metrics
 
 
+class Diverged(RuntimeError):
+    """The loss is no number any more; a checkpoint of it would be worthless and is not written."""
+
+
 class Training:
     """Model, optimizer, data and state of one rank."""
 
@@ -64,7 +70,10 @@ class Training:
         seed_everything(parameters.seed)  # the same initial weights on every rank
         self.data = task.build_data(Shard(rank=ranks.rank, world_size=ranks.world_size), ranks.device)
         self.model = task.build_model().to(ranks.device)
-        self.optimizer = build_optimizer(self.model, parameters)
+        if isinstance(task, OwnOptimizer):
+            self.optimizer = task.build_optimizer(self.model)
+        else:
+            self.optimizer = build_optimizer(self.model, parameters)
         self.average = MovingAverage(self.model, parameters.ema_decay) if parameters.ema_decay else None
         self.state = LoopState()
         self.best: dict[str, Tensor] = {}
@@ -160,11 +169,8 @@ class Training:
         """Metrics on the held-out data, the same on all ranks; remembers the best weights."""
         model = self.evaluated.eval()
         ranks.broadcast_buffers(model)
-        sums = []
         with self._backward.precision():
-            for batch in self._task.evaluation():
-                sums.append(self._task.measure(model, batch))
-                moved()
+            sums = [self._task.measure(model, batch) for batch in self._task.evaluation()]
         # A rank without samples has nothing to add, but does not know how long the vector is.
         length = int(ranks.maximum(len(sums[0]) if sums else 0))
         local = torch.stack(sums).sum(dim=0) if sums else torch.zeros(length, dtype=torch.float64)
@@ -196,24 +202,16 @@ class Training:
 
 
 def train(
-    task: Task,
-    config: TrainingConfig,
-    ranks: Ranks,
-    reporter: Reporter,
-    stop_requested: Callable[[], bool],
-    save_requested: Callable[[], bool] = lambda: False,
+    task: Task, config: TrainingConfig, ranks: Ranks, reporter: Reporter, stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Train to the end. Returns the result for the termination message; raises Stopped after a SIGTERM on any rank.
-    `save_requested`: a checkpoint is wanted now, after which training goes on.
-    """
+    """Train to the end. Returns the result for the termination message; raises Stopped after a SIGTERM on any rank."""
     outputs = Outputs(config, ranks, reporter)
     training = Training(task, config, ranks)
-    moved()
     saved = outputs.resume()
     if saved is not None:
         training.restore(saved, ranks)
-    watch = Watch(training, config, ranks, reporter, outputs.highwater)
     model = training.prepare(ranks)
+    watch = _Watch(training, config, ranks, reporter)
     state = training.state
 
     while not training.ended:
@@ -221,24 +219,102 @@ def train(
         loss = training.step(model, batch)
         watch.count()
         if watch.evaluation_due():
-            with watch.evaluating():
-                training.evaluate(ranks)
+            watch.evaluated(training.evaluate(ranks))
         watch.report(loss)
-        save_wanted = outputs.due(state.step, ended=training.ended) or save_requested()
-        stop, save = ranks.agree(stop_requested(), save_wanted)
+        stop, save = ranks.agree(stop_requested(), outputs.due(state.step, ended=training.ended))
         if stop or save:
-            with watch.saving(loss):
-                outputs.save(state.step, training.sections(ranks), required=stop)
+            watch.saving(loss)
+            outputs.save(state.step, training.sections(ranks), required=stop)
+            watch.saved()
         if stop and not training.ended:
             raise Stopped(state.step)
 
-    with watch.publishing():
-        artifacts = outputs.publish(task, training.candidates())
     return {
         "step": state.step,
         "totalSteps": training.total_steps,
         "endedEarly": state.ended_early,
         "epoch": training.epoch + 1,
         "metrics": {name: f"{value:.6g}" for name, value in state.all_metrics().items()},
-        "artifacts": artifacts,
+        "artifacts": outputs.publish(task, training.candidates()),
     }
+
+
+class _Watch:
+    """The clock of the loop: what is due, what is reported."""
+
+    def __init__(self, training: Training, config: TrainingConfig, ranks: Ranks, reporter: Reporter) -> None:
+        self._training = training
+        self._parameters = config.parameters
+        self._ranks = ranks
+        self._reporter = reporter
+        self._meter = Meter()
+        self._reported = time.perf_counter()
+        self._waited = 0.0
+        self._send("train", line=False)
+
+    def wait_for(self, data: Any) -> Any:
+        """The next batch; the time it took counts as waiting for data."""
+        began = time.perf_counter()
+        batch = next(data)
+        self._waited = time.perf_counter() - began
+        return batch
+
+    def evaluation_due(self) -> bool:
+        """At the end of every n-th epoch, or after so many steps, and at the end."""
+        step, per_epoch = self._training.state.step, self._training.data.steps_per_epoch
+        every = self._parameters.evaluate_every_steps or self._parameters.evaluate_every_epochs * per_epoch
+        due = step % every == 0 or step == self._training.total_steps
+        if due:
+            self._send("evaluate", line=False)
+        return due
+
+    def evaluated(self, metrics: dict[str, float]) -> None:
+        """Report an evaluation."""
+        self._reporter.event(
+            "evaluation", step=self._training.state.step, epoch=self._training.epoch + 1, metrics=metrics
+        )
+        self._meter.restart()
+
+    def count(self) -> None:
+        """One more step is done."""
+        self._meter.count(self._parameters.batch_size, self._waited)
+
+    def report(self, loss: Tensor) -> None:
+        """Say something when a line is due, or when the launcher has not heard for a second."""
+        step = self._training.state.step
+        line = step % self._parameters.log_every_steps == 0 or self._training.ended
+        if line:
+            self.check(loss)
+        if line or time.perf_counter() - self._reported > _REPORT_SECONDS:
+            self._send(self._training.schedule.phase(step), line=line)
+
+    def check(self, loss: Tensor) -> None:
+        """Average the loss over the ranks (a collective call). Raises Diverged when it is no number."""
+        value = float(self._ranks.sum(loss.double())) / self._ranks.world_size
+        if not math.isfinite(value):
+            step = self._training.state.step
+            raise Diverged(f"the loss is {value} at step {step}: lower learningRate or set clipGradientNorm")
+        self._training.state.loss = value
+
+    def saving(self, loss: Tensor) -> None:
+        """A checkpoint follows, if the loss is worth one."""
+        self.check(loss)
+        self._send("save", line=False)
+
+    def saved(self) -> None:
+        """Do not take the pause for slow steps."""
+        self._meter.restart()
+
+    def _send(self, phase: str, *, line: bool) -> None:
+        training = self._training
+        progress = Progress(
+            step=training.state.step,
+            totalSteps=training.total_steps,
+            epoch=training.epoch + 1,
+            phase=phase,
+            metrics=training.state.all_metrics(),
+            learningRate=training.schedule.learning_rate(max(0, training.state.step - 1)),
+            **self._meter.latest(),
+        )
+        self._reporter.progress(progress, line=line)
+        self._reported = time.perf_counter()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # name -> module with `write(directory)`, which writes the same files on every machine
-_WRITERS: dict[str, str] = {}
+_WRITERS: dict[str, str] = {"clicks": "modelyard_workloads.data.clicks"}
 
 
 def write_example(name: str, directory: Path) -> None:

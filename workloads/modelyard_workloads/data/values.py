@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-Kind = type[str] | type[int] | type[float] | type[bool] | type[list] | type[bytes] | type[object]  # type: ignore[type-arg]
+_LONGEST_KEY = 1024
+
+
+class Key:
+    """The kind of a column that identifies something: text or whole numbers, which stay what they are."""
+
+
+Kind = type[Any]
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,23 @@ def _number(value: Any) -> float:
     return number
 
 
-_TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False, "yes": True, "no": False}
 
 
 def _truth(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
     if str(value).lower() not in _TRUTH:
         raise ValueError
     return _TRUTH[str(value).lower()]
+
+
+def _key(value: Any) -> str | int:
+    if isinstance(value, str):
+        if len(value) > _LONGEST_KEY:
+            raise ValueError
+        return value
+    return _integer(value)
 
 
 def _exactly(kind: type) -> Callable[[Any], Any]:
@@ -87,6 +102,7 @@ CONVERT: dict[Kind, Callable[[Any], Any]] = {
     int: _integer,
     float: _number,
     bool: _truth,
+    Key: _key,
     list: _exactly(list),
     bytes: _exactly(bytes),
     object: lambda value: value,
@@ -96,6 +112,7 @@ _WORDS: dict[Kind, str] = {
     int: "a whole number",
     float: "a finite number",
     bool: "true or false",
+    Key: f"a text of at most {_LONGEST_KEY} characters or a whole number",
     list: "a list",
     bytes: "bytes",
     object: "a value",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from modelyard_workloads.parameters.base import Parameters, Section
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
+from modelyard_workloads.parameters.recommendation import RecommendationParameters
 
-PARAMETERS: dict[str, type[Parameters]] = {"image-classification": ImageClassificationParameters}
+PARAMETERS: dict[str, type[Parameters]] = {
+    "image-classification": ImageClassificationParameters,
+    "recommendation": RecommendationParameters,
+}
 
 __all__ = ["PARAMETERS", "Parameters", "Section"]

@@ -76,4 +76,13 @@ def _image_classification(artifact: Artifact) -> Runtime:
     return ImageClassification(artifact)
 
 
-_BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {"image-classification": _image_classification}
+def _recommendation(artifact: Artifact) -> Runtime:
+    from modelyard_workloads.serve.recommendation import Recommendation
+
+    return Recommendation(artifact)
+
+
+_BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {
+    "image-classification": _image_classification,
+    "recommendation": _recommendation,
+}

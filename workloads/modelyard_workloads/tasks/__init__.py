@@ -11,7 +11,10 @@ from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.tasks.base import ServedModel, ServedModelBuilder, Task
 
 # name -> module with `build_task(config) -> Task` and `build_served_model(artifact) -> ServedModel`
-_MODULES = {"image-classification": "modelyard_workloads.tasks.image_classification"}
+_MODULES = {
+    "image-classification": "modelyard_workloads.tasks.image_classification",
+    "recommendation": "modelyard_workloads.tasks.recommendation",
+}
 
 
 def build_task(config: TrainingConfig) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,15 @@ class Task(Protocol):
         """Write the files of an artifact, load the weights again, and describe them with golden answers (see
         artifact.py).
         """
+        ...
+
+
+@runtime_checkable
+class OwnOptimizer(Protocol):
+    """A task whose model needs more than `optimizer.build_optimizer` makes."""
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of this model."""
         ...
 
 

@@ -1,0 +1,107 @@
+"""Wide & Deep (Cheng et al. 2016, arXiv:1606.07792) and DeepFM (Guo et al. 2017, arXiv:1703.04247).
+
+All categorical columns share one table, so a batch needs one lookup; see `data.features` for the numbering of its rows.
+
+Shapes: B batch, F categorical columns, C crosses, D numeric columns, E embedding dimension, R rows of a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommenderArchitecture:
+    """Everything that is needed to build the network again."""
+
+    name: str  # wide_deep, deepfm
+    categorical: int  # F
+    numeric: int  # D
+    deep_rows: int
+    wide_rows: int
+    embedding_dimension: int
+    hidden_units: list[int]
+    dropout: float = 0.0
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+
+
+class Table(nn.Module):
+    """Rows of numbers of which a batch touches few: (B, F) row numbers -> (B, F, E).
+
+    The weight has no gradient of its own, which would be as large as the table. Instead every lookup in training is
+    remembered in `touched` with the values that were looked up; these have gradients after the backward pass, and
+    `tables.JointOptimizer` updates the touched rows alone.
+    """
+
+    def __init__(self, rows: int, width: int, deviation: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width), requires_grad=False)
+        nn.init.normal_(self.weight, std=deviation) if deviation else nn.init.zeros_(self.weight)
+        self.touched: list[tuple[Tensor, Tensor]] = []
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, rows: Tensor) -> Tensor:
+        """(B, F) -> (B, F, E)"""
+        values = F.embedding(rows, self.weight)
+        if self.training and torch.is_grad_enabled() and not self.weight.requires_grad:
+            values.requires_grad_()
+            self.touched.append((rows, values))
+        return values
+
+
+class Recommender(nn.Module):
+    """Row numbers and numbers -> the logit of a click."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: RecommenderArchitecture) -> None:
+        super().__init__()
+        a = architecture
+        self.columns = a.categorical
+        self.factorised = a.name == "deepfm"
+        self.wide = Table(a.wide_rows, 1, 0.0) if a.wide_rows else None
+        self.wide_numeric = nn.Linear(a.numeric, 1, bias=False) if a.numeric else None
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.embeddings = Table(a.deep_rows, a.embedding_dimension, 0.05) if a.categorical else None
+        width = a.numeric + a.categorical * a.embedding_dimension
+        layers: list[nn.Module] = []
+        for units in a.hidden_units:
+            layers += [nn.Linear(width, units), nn.ReLU(), *([nn.Dropout(a.dropout)] if a.dropout else [])]
+            width = units
+        self.deep = nn.Sequential(*layers, nn.Linear(width, 1, bias=False))
+        self.register_buffer("mean", torch.tensor(a.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(a.std), persistent=False)
+
+    def forward(self, rows: Tensor, numbers: Tensor) -> Tensor:
+        """rows (B, F + C), numbers (B, D) with NaN for what is missing -> logits (B,)"""
+        numbers = torch.nan_to_num((numbers - self.mean) / self.std)
+        logits = self.bias.expand(len(rows))
+        deep = [numbers]
+        if self.wide_numeric is not None:
+            logits = logits + self.wide_numeric(numbers).squeeze(1)
+        if self.wide is not None:
+            logits = logits + self.wide(rows).sum(dim=(1, 2))
+        if self.embeddings is not None:
+            embedded = self.embeddings(rows[:, : self.columns])  # (B, F, E)
+            deep.append(embedded.flatten(1))
+            if self.factorised:
+                logits = logits + pairwise(embedded)
+        return logits + self.deep(torch.cat(deep, dim=1)).squeeze(1)  # type: ignore[no-any-return]
+
+    def tables(self) -> dict[str, Table]:
+        """The tables that there are, by name."""
+        found: dict[str, Any] = {"wide": self.wide, "embeddings": self.embeddings}
+        return {name: table for name, table in found.items() if table is not None}
+
+
+def pairwise(embedded: Tensor) -> Tensor:
+    """The factorisation machine: the sum of the products of all pairs of embeddings, (B, F, E) -> (B,)."""
+    total = embedded.sum(dim=1)
+    return (total.square() - embedded.square().sum(dim=1)).sum(dim=1) / 2
