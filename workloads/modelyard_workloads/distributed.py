@@ -152,16 +152,7 @@ class Ranks:
 
     def broadcast(self, content: bytes | None) -> bytes:
         """Rank 0's bytes on every rank; the others pass None."""
-        if self.world_size == 1:
-            return content or b""
-        size = torch.tensor([len(content or b"")])
-        dist.broadcast(size, src=0)
-        data = torch.empty(int(size), dtype=torch.uint8)
-        if self.is_main and content:
-            data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        if len(data):
-            dist.broadcast(data, src=0)
-        return data.numpy().tobytes()
+        return broadcast_bytes(content)
 
     def gather(self, content: bytes) -> list[bytes]:
         """Every rank's bytes, in rank order, on every rank; for small things."""
@@ -176,6 +167,20 @@ class Ranks:
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
         dist.all_gather(parts, data)
         return [part[: int(s)].numpy().tobytes() for part, s in zip(parts, sizes, strict=True)]
+
+
+def broadcast_bytes(content: bytes | None) -> bytes:
+    """Rank 0's bytes on every rank of the process group, if there is one; the others pass None."""
+    if not dist.is_initialized():
+        return content or b""
+    size = torch.tensor([len(content or b"")])
+    dist.broadcast(size, src=0)
+    data = torch.empty(int(size), dtype=torch.uint8)
+    if dist.get_rank() == 0 and content:
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    if len(data):
+        dist.broadcast(data, src=0)
+    return data.numpy().tobytes()
 
 
 def peer_lost(error: BaseException) -> PeerLost | None:

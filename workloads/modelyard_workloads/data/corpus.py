@@ -4,13 +4,15 @@
     modules     one document for each module of the standard library: its docstrings with the signatures above them
 
 The sources are parsed, never imported or run. The documents are those of the running Python, in the order of their
-names, so equal on all ranks of an image. Some 2 MB of text. Imports no torch.
+names, so equal on all ranks of an image. Some 2 MB of text, in documents.jsonl with
+`name` and `text`. Imports no torch.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +69,13 @@ def python_docstrings() -> tuple[Docstring, ...]:
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             found += _docstrings_of(name, path.read_bytes())
     return tuple(found)
+
+
+def write(directory: Path) -> None:
+    """The files of `example://python-docs`: documents.jsonl with `name` and `text` on each line."""
+    with (directory / "documents.jsonl").open("w", encoding="utf-8") as file:
+        for document in python_documents():
+            file.write(json.dumps({"name": document.name, "text": document.text}) + "\n")
 
 
 def is_held_out(name: str, fraction: float) -> bool:

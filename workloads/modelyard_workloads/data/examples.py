@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 # name -> module with `write(directory)`, which writes the same files on every machine
-_WRITERS: dict[str, str] = {"clicks": "modelyard_workloads.data.clicks"}
+_WRITERS: dict[str, str] = {
+    "clicks": "modelyard_workloads.data.clicks",
+    "python-docs": "modelyard_workloads.data.corpus",
+}
 
 
 def write_example(name: str, directory: Path) -> None:

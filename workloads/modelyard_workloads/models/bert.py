@@ -58,55 +58,59 @@ class PackedRows:
 
     tokens: Tensor  # (T,) int64
     types: Tensor  # (T,) int64
+    lengths: tuple[int, ...]  # of the B rows, none of them 0
     positions: Tensor  # (T,) int64, from 0 in every row
     starts: Tensor  # (B + 1,) int32: row i is tokens[starts[i]:starts[i + 1]]
-    longest: int  # L
     places: Tensor | None  # (T,) int64: each token's place in (B * L); None where all rows are equally long
     mask: Tensor | None  # (B, 1, 1, L) bool, true at tokens; None likewise
 
     @property
-    def rows(self) -> int:
-        """B"""
-        return len(self.starts) - 1
+    def longest(self) -> int:
+        """L"""
+        return max(self.lengths, default=0)
 
     @property
     def first(self) -> Tensor:
         """Where the rows begin, (B,)."""
         return self.starts[:-1].long()
 
-    def to(self, device: torch.device) -> PackedRows:
-        """The same on another device."""
-        if self.tokens.device == device:
-            return self
-        moved = {name: v.to(device, non_blocking=True) for name, v in vars(self).items() if isinstance(v, Tensor)}
-        return PackedRows(**{**vars(self), **moved})
+    def part(self, first: int, last: int) -> PackedRows:
+        """The rows from `first` to before `last`."""
+        start, end = sum(self.lengths[:first]), sum(self.lengths[:last])
+        return _lay_out(self.tokens[start:end], self.types[start:end], self.lengths[first:last])
 
 
-def pack_rows(tokens: Sequence[NDArray[np.integer[Any]]], types: Sequence[NDArray[np.integer[Any]]]) -> PackedRows:
-    """Lay rows (none of them empty) behind each other, on the CPU."""
-    lengths = [len(row) for row in tokens]
-    starts = [0, *accumulate(lengths)]
-    longest = max(lengths, default=0)
-    positions = np.concatenate([np.arange(length) for length in lengths] or [np.empty(0, dtype=np.int64)])
+def pack_rows(
+    tokens: Sequence[NDArray[np.integer[Any]]],
+    types: Sequence[NDArray[np.integer[Any]]],
+    device: torch.device | str = "cpu",
+) -> PackedRows:
+    """Lay rows behind each other; `types` has a number (0: first text, 1: second) for each token."""
+    return _lay_out(_joined(tokens, device), _joined(types, device), tuple(len(row) for row in tokens))
+
+
+def _joined(rows: Sequence[NDArray[np.integer[Any]]], device: torch.device | str) -> Tensor:
+    joined = np.concatenate([*rows, np.empty(0, dtype=np.int64)])
+    return torch.from_numpy(joined.astype(np.int64, copy=False)).to(device, non_blocking=True)
+
+
+def _lay_out(tokens: Tensor, types: Tensor, lengths: tuple[int, ...]) -> PackedRows:
+    device, longest = tokens.device, max(lengths, default=0)
+    positions = torch.from_numpy(np.concatenate([*map(np.arange, lengths), np.empty(0, dtype=np.int64)])).long()
     places = mask = None
     if min(lengths, default=0) != longest:
-        places = torch.from_numpy(positions + np.repeat(np.arange(len(lengths)) * longest, lengths))
-        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None]
+        rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        places = (positions + rows * longest).to(device, non_blocking=True)
+        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None].to(device, non_blocking=True)
     return PackedRows(
-        tokens=_joined(tokens),
-        types=_joined(types),
-        positions=torch.from_numpy(positions),
-        starts=torch.tensor(starts, dtype=torch.int32),
-        longest=longest,
+        tokens=tokens,
+        types=types,
+        lengths=lengths,
+        positions=positions.to(device, non_blocking=True),
+        starts=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True),
         places=places,
         mask=mask,
     )
-
-
-def _joined(rows: Sequence[NDArray[np.integer[Any]]]) -> Tensor:
-    if not rows:
-        return torch.empty(0, dtype=torch.int64)
-    return torch.from_numpy(np.concatenate(rows).astype(np.int64))
 
 
 class Attention(nn.Module):
@@ -139,7 +143,7 @@ def _attend_varlen(qkv: Tensor, rows: PackedRows) -> Tensor:
 
 
 def _attend_padded(qkv: Tensor, rows: PackedRows, dropout: float) -> Tensor:
-    shape = (rows.rows, rows.longest)
+    shape = (len(rows.lengths), rows.longest)
     if rows.places is not None:
         qkv = qkv.new_zeros(shape[0] * shape[1], *qkv.shape[1:]).index_copy(0, rows.places, qkv)
     q, k, v = qkv.view(*shape, *qkv.shape[1:]).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, D)

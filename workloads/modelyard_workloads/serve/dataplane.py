@@ -198,12 +198,21 @@ def _check_inputs(specs: Sequence[TensorSpec], given: Sequence[Tensor]) -> tuple
             raise InvalidInput(f"input {shown(name)} is unknown; the model takes {', '.join(sorted(known))}")
     for spec in specs:
         if spec.name not in by_name:
-            raise InvalidInput(f"input '{spec.name}' is missing; the model takes {spec.datatype} {list(spec.shape)}")
+            if spec.default is None:
+                declared = f"{spec.datatype} {list(spec.shape)}"
+                raise InvalidInput(f"input '{spec.name}' is missing; the model takes {declared}")
+            by_name[spec.name] = _left_out(spec, given)
         check_fits(spec, by_name[spec.name])
     arrays = {spec.name: by_name[spec.name].array for spec in specs}
     if len({len(array) for array in arrays.values()}) != 1:
         raise InvalidInput("inputs: the first dimension is the batch and must be the same in all of them")
     return arrays, tuple(array.shape[1:] for array in arrays.values())
+
+
+def _left_out(spec: TensorSpec, given: Sequence[Tensor]) -> Tensor:
+    """The default in every row."""
+    rows = len(given[0].array) if given and given[0].array.ndim else 0
+    return Tensor(spec.name, spec.datatype, np.full(rows, spec.default, dtype=object))
 
 
 def _choose_outputs(specs: Sequence[TensorSpec], asked: Sequence[str] | None) -> list[TensorSpec]:

@@ -82,7 +82,14 @@ def _recommendation(artifact: Artifact) -> Runtime:
     return Recommendation(artifact)
 
 
+def _text(artifact: Artifact) -> Runtime:
+    from modelyard_workloads.serve.text import build_text_runtime
+
+    return build_text_runtime(artifact)
+
+
 _BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {
+    "bert-pretraining": _text,
     "image-classification": _image_classification,
     "recommendation": _recommendation,
 }

@@ -42,6 +42,7 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    default: bytes | None = None  # every element of an input of BYTES that may be left out
 
 
 @dataclass(frozen=True, slots=True)

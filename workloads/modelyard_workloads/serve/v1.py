@@ -78,19 +78,22 @@ def decode(body: bytes, specs: Sequence[TensorSpec]) -> list[Tensor]:
         raise InvalidInput(f'instances {found}; write {{"instances": [row, …]}}')
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
     for index, row in enumerate(rows):
-        for column, value in _by_name(row, specs, index).items():
-            columns[column].append(value)
+        values = _by_name(row, specs, index)
+        for spec in specs:
+            left_out = "" if spec.default is None else spec.default.decode()
+            columns[spec.name].append(values.get(spec.name, left_out))
     return [_tensor(spec, columns[spec.name]) for spec in specs]
 
 
 def _by_name(row: Any, specs: Sequence[TensorSpec], index: int) -> dict[str, Any]:
     if not isinstance(row, dict) or set(row) == {"b64"}:
-        if len(specs) != 1:
+        required = [spec.name for spec in specs if spec.default is None]
+        if len(required) != 1:
             names = ", ".join(spec.name for spec in specs)
             raise InvalidInput(f"instances[{index}] must be an object with {names}, got {shown(row)}")
-        return {specs[0].name: row}
+        return {required[0]: row}
     known = [spec.name for spec in specs]
-    if missing := [name for name in known if name not in row]:
+    if missing := [spec.name for spec in specs if spec.name not in row and spec.default is None]:
         raise InvalidInput(f"instances[{index}] lacks {', '.join(missing)}")
     if unknown := [name for name in row if name not in known]:
         raise InvalidInput(f"instances[{index}]: {shown(unknown[0])} is unknown; the model takes {', '.join(known)}")

@@ -10,8 +10,10 @@ from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.tasks.base import ServedModel, ServedModelBuilder, Task
 
-# name -> module with `build_task(config) -> Task` and `build_served_model(artifact) -> ServedModel`
+# name -> module with `build_task(config) -> Task`, and, where its models take tensors, `build_served_model(artifact) ->
+# ServedModel`
 _MODULES = {
+    "bert-pretraining": "modelyard_workloads.tasks.bert_pretraining",
     "image-classification": "modelyard_workloads.tasks.image_classification",
     "recommendation": "modelyard_workloads.tasks.recommendation",
 }

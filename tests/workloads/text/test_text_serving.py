@@ -1,0 +1,94 @@
+"""Text models behind the server: the training's answers, one row like another, unusable texts refused in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from modelyard_workloads.artifact import read_artifact
+from modelyard_workloads.serve.config import ValidationSection
+from modelyard_workloads.serve.golden import check_golden
+from modelyard_workloads.serve.runtimes import Runtime, build_runtime
+from modelyard_workloads.tasks.bert_inference import as_bytes
+from servers.inprocess import MODEL, Running, configure, running
+
+
+@pytest.fixture(scope="module")
+def pretrained(trained: tuple[Path, dict[str, Any]]) -> Runtime:
+    return build_runtime(read_artifact(trained[0]))
+
+
+@pytest.fixture(scope="module")
+def server(pretrained: Runtime) -> Iterator[Running]:
+    with running(pretrained, configure()) as running_server:
+        yield running_server
+
+
+def test_the_golden_answers_are_reproduced(trained: tuple[Path, dict[str, Any]], pretrained: Runtime) -> None:
+    golden = read_artifact(trained[0]).manifest.golden
+    names = {value.name for value in golden[0].outputs}
+    assert names == {"scores", "next_probability", "embedding"}
+    assert check_golden(pretrained, golden, ValidationSection(golden="Required")) < 1e-5
+
+
+def test_every_text_is_answered_alike_alone_and_among_others(pretrained: Runtime) -> None:
+    texts = ["The [MASK] statement", "one", "Names [MASK] to objects, [MASK] of the two are not", "a b c d e f g " * 3]
+    following = ["is used", "", "and it goes on", "x"]
+    together = pretrained.predict({"text": as_bytes(texts), "next_text": as_bytes(following)})
+    for index, (text, after) in enumerate(zip(texts, following, strict=True)):
+        alone = pretrained.predict({"text": as_bytes([text]), "next_text": as_bytes([after])})
+        for name in ("scores", "embedding", "next_probability"):
+            np.testing.assert_allclose(alone[name][0], together[name][index], rtol=1e-5, atol=1e-5)
+    assert [len(json.loads(text)) for text in together["masks"]] == [1, 0, 2, 0]
+    assert together["next_probability"][1] == 0
+    assert b"[MASK]" not in together["filled"][2]
+
+
+def infer(server: Running, **texts: list[str]) -> Any:
+    inputs = [{"name": n, "datatype": "BYTES", "shape": [len(v)], "data": v} for n, v in texts.items()]
+    return server.infer({"inputs": inputs})
+
+
+def test_masks_are_filled_over_http_and_the_next_text_may_be_left_out(server: Running) -> None:
+    answer = infer(server, text=["The [MASK] statement"]).json()
+    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert len(outputs["tokens"]) == len(outputs["scores"]) == 5
+    assert outputs["scores"] == sorted(outputs["scores"], reverse=True)
+    assert outputs["filled"][0] == f"the {outputs['tokens'][0].removeprefix('##')} statement".replace("  ", " ")
+    assert json.loads(outputs["masks"][0])[0][0]["token"] == outputs["tokens"][0]
+    assert len(outputs["embedding"]) == 128
+    reply = server.call("POST", f"/v1/models/{MODEL}:predict", b'{"instances": ["The [MASK] statement"]}')
+    assert reply.json()["predictions"][0]["tokens"] == outputs["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"text": [""]}, "input 'text': a text is empty; send at least one word"),
+        ({"text": ["good", " \n"]}, "input 'text': a text is empty"),
+        ({"text": ["word " * 200]}, "tokens with next_text, the model reads 32; send a shorter text"),
+        ({"text": ["x" * 70_000]}, "a text has 70000 bytes, at most 65536 are read"),
+        ({"text": ["a"], "next_text": ["b", "c"]}, "the first dimension is the batch"),
+        ({"next_text": ["b"]}, "input 'text' is missing; the model takes BYTES [-1]"),
+    ],
+)
+def test_unusable_texts_are_refused(server: Running, texts: dict[str, list[str]], message: str) -> None:
+    reply = infer(server, **texts)
+    assert reply.status == 400
+    assert message in reply.error
+
+
+def test_bytes_that_are_no_text_are_refused(server: Running) -> None:
+    raw = b"\x02\x00\x00\x00\xff\xfe"
+    head = json.dumps(
+        {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}}]}
+    ).encode()
+    reply = server.call(
+        "POST", f"/v2/models/{MODEL}/infer", head + raw, {"Inference-Header-Content-Length": str(len(head))}
+    )
+    assert reply.status == 400
+    assert "a text is not UTF-8 (byte 0)" in reply.error

@@ -1,0 +1,49 @@
+"""The text tasks of BERT: texts in as BYTES, typed answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from modelyard_workloads.artifact import Artifact
+from modelyard_workloads.exits import DataError
+from modelyard_workloads.serve.errors import InvalidInput, LoadFailure
+from modelyard_workloads.serve.tensors import Array, TensorSpec
+from modelyard_workloads.tasks.bert_inference import RefusedText, ServedText, load_pretrained
+
+
+class TextRuntime:
+    """Serves a text model."""
+
+    def __init__(self, task: str, model: ServedText) -> None:
+        self.task = task
+        self.labels: Sequence[str] = model.labels
+        self.inputs = [
+            TensorSpec(spec.name, spec.datatype, tuple(spec.shape), b"" if spec.name in model.optional else None)
+            for spec in model.inputs
+        ]
+        self.outputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in model.outputs]
+        self._model = model
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """Texts are UTF-8, not empty, and not longer than the model reads; see docs/trainers."""
+        try:
+            self._model.check(arrays)
+        except RefusedText as error:
+            raise InvalidInput(str(error)) from None
+
+    def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """One batch; texts of about the same length are computed together."""
+        return self._model(arrays)
+
+
+def build_text_runtime(artifact: Artifact) -> TextRuntime:
+    """The runtime of an artifact. Raises LoadFailure when its files do not make the model that it names."""
+    manifest = artifact.manifest
+    name = manifest.architecture.name
+    try:
+        match name:
+            case "BertForPreTraining" | "BertForMaskedLM":
+                return TextRuntime(manifest.task, load_pretrained(artifact.path, name))
+    except DataError as error:
+        raise LoadFailure("ModelLoadFailed", str(error)) from None
+    raise LoadFailure("ModelLoadFailed", f"the architecture {name!r} is no text model that is known here")
