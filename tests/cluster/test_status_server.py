@@ -1,23 +1,14 @@
-"""Progress by the TrainJob status protocol: who may post, what is shown, and what is refused with which answer.
-
-The tokens are real: the API server mints them bound to a pod, as the kubelet would project them.
-"""
+"""Progress by the TrainJob status protocol: who may post, what is shown, and what is refused with which answer."""
 
 from __future__ import annotations
 
-import http.client
-import json
-import ssl
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
-from cluster.kubernetes_api import KubernetesApi, Object, eventually
+from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played, training
 from cluster.operator_process import free_port
+from cluster.poster import Poster
 
-AUDIENCE = "modelyard.dev/status"
 # What transformers' KubeflowCallback sends, with a metric that is no number and fields of its own.
 REPORT: Object = {
     "trainerStatus": {
@@ -27,42 +18,6 @@ REPORT: Object = {
         "lastUpdatedTime": "2026-01-01T00:00:00+00:00",
     }
 }
-
-
-@dataclass
-class Poster:
-    """Posts to the status server of one operator."""
-
-    api: KubernetesApi
-    namespace: str
-    port: int
-
-    def token(self, pod: str, audience: str = AUDIENCE) -> str:
-        uid = self.api.get("Pod", self.namespace, pod)["metadata"]["uid"]
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": pod, "uid": uid}
-        body = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"audiences": [audience], "expirationSeconds": 600, "boundObjectRef": bound},
-        }
-        path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/default/token"
-        return str(self.api.request("POST", path, body)["status"]["token"])
-
-    def post(self, name: str, token: str | None, body: Any = REPORT) -> tuple[int, Any]:
-        """(code, answer). The certificate is the pods' to check (the demo does): this only asks what is answered."""
-        insecure = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        insecure.check_hostname = False
-        insecure.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=insecure)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-        path = f"/apis/modelyard.dev/v1alpha1/namespaces/{self.namespace}/modeltrainings/{name}/status"
-        try:
-            connection.request("POST", path, body if isinstance(body, str) else json.dumps(body), headers)
-            response = connection.getresponse()
-            text = response.read()
-            return response.status, json.loads(text) if text.startswith(b"{") else text
-        finally:
-            connection.close()
 
 
 @pytest.mark.side_by_side(seconds=25)
@@ -77,7 +32,7 @@ def test_only_rank_0_of_the_current_attempt_tells_of_progress(laboratory: Labora
     poster = Poster(laboratory.api, namespace, port)
     rank_0 = poster.token("told-1-0")
 
-    assert poster.post("told", rank_0) == (200, {"directive": "continue"})
+    assert poster.post("told", rank_0, REPORT) == (200, {"directive": "continue"})
     shown = eventually("the progress is shown", lambda: told.status.get("progress"), 30, told.told)
     assert (shown["percentage"], shown["estimatedRemainingSeconds"]) == (45, 125)
     assert shown["metrics"] == {"loss": "0.25", "grad_norm": "nan"}
@@ -104,6 +59,6 @@ def test_only_rank_0_of_the_current_attempt_tells_of_progress(laboratory: Labora
 
     told.end(1, 1, 1)
     told.running(attempt=2)
-    assert poster.post("told", rank_0)[0] in (401, 403), "the first attempt is over: its pods have nothing to say"
-    assert poster.post("told", poster.token("told-2-0"))[0] == 200
+    assert poster.post("told", rank_0, REPORT)[0] in (401, 403), "the first attempt is over, its pods are not heard"
+    assert poster.post("told", poster.token("told-2-0"), REPORT)[0] == 200
     assert rank_0 not in operator.log.read_text(), "no token in the log"
