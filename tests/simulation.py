@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from modelyard_operator.objects import API_VERSION
+from modelyard_operator.load import Load
+from modelyard_operator.objects import API_VERSION, covers
 from modelyard_operator.plan import Children, Object, Plan, Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,6 +29,7 @@ SHOWN = (
     "latestReadyRevision",
 )
 """Fields of a status that a trace shows when they change."""
+EXTRAS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject")
 TRACES = Path(__file__).parent / "operator" / "traces"
 
 
@@ -52,6 +54,8 @@ class World:
         self.objects: dict[tuple[str, str], Object] = {}
         self.report: Report | None = None
         self.training: Object | None = None
+        self.load: Load | None = None
+        self.held_claims: tuple[Object, ...] = ()
         self.refusals: dict[str, str] = {}
         self.absent: set[str] = set()
         self.trace: list[str] = []
@@ -83,6 +87,9 @@ class World:
             services=of("Service"),
             claims=of("PersistentVolumeClaim"),
             deployments=of("Deployment"),
+            extras=tuple(o for kind in EXTRAS for o in of(kind)),
+            load=self.load,
+            held_claims=self.held_claims,
             training=self.training,
             report=self.report,
             refusals=self.refusals,
@@ -117,7 +124,9 @@ class World:
         for child in (*plan.apply, *plan.create):
             place = (child["kind"], child["metadata"]["name"])
             if place in self.objects:
-                self.objects[place] = _merged(self.objects[place], child)
+                merged = _merged(self.objects[place], child)
+                changed |= merged != self.objects[place]
+                self.objects[place] = merged
                 continue
             self._uids += 1
             obj = copy.deepcopy(child)
@@ -128,6 +137,12 @@ class World:
             self.objects[place] = obj
             self.trace.append(f"create {place[0]} {place[1]}")
             changed = True
+        for patch in plan.patch:
+            place = (patch.kind, patch.name)
+            if place in self.objects and not covers(patch.body, self.objects[place]):
+                self.objects[place] = _merged(self.objects[place], patch.body)
+                self.trace.append(f"patch {place[0]} {place[1]} {json.dumps(patch.body)}")
+                changed = True
         for deletion in plan.delete:
             place = (deletion.kind, deletion.name)
             if place in self.objects and self.objects[place]["metadata"]["uid"] == deletion.uid:
@@ -238,5 +253,6 @@ def _stamp(moment: datetime) -> str:
 
 def _merged(old: Any, new: Any) -> Any:
     if isinstance(old, dict) and isinstance(new, Mapping):
-        return {**old, **{k: _merged(old.get(k), v) for k, v in new.items()}}
+        whole = ("selector",)  # as server-side apply leaves it: what is not named any more is gone
+        return {**old, **{k: copy.deepcopy(v) if k in whole else _merged(old.get(k), v) for k, v in new.items()}}
     return copy.deepcopy(new)

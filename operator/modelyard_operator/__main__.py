@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
+import yaml
 from aiohttp import web
 
 from modelyard_operator import metrics, settings, tls
@@ -22,6 +23,7 @@ from modelyard_operator.health import Health
 from modelyard_operator.objects import LABEL_ROLE, SERVICE, TRAINING
 from modelyard_operator.plan import Key, Object
 from modelyard_operator.reconcile import Reconciler
+from modelyard_operator.service.runtime import Installation, parse_profiles
 from modelyard_operator.service.sync import sync as sync_service
 from modelyard_operator.settings import Settings
 from modelyard_operator.status_server import StatusServer
@@ -68,7 +70,7 @@ async def run(chosen: Settings) -> int:
         await _serve(health.app(), chosen.health_port)
         syncs = {
             TRAINING: partial(sync_training, surroundings=surroundings),
-            SERVICE: partial(sync_service, image=chosen.workloads_image),
+            SERVICE: partial(sync_service, installation=_installation(chosen)),
         }
         reconciler = Reconciler(cluster, store, queue, recorder, syncs)
         watch = Watch(store, queue, chosen.kubeconfig)
@@ -174,6 +176,18 @@ async def _start_status_server(cluster: Cluster, store: Store, queue: WorkQueue[
     await web.TCPSite(runner, port=chosen.status_port, ssl_context=certificate.context).start()
     return Surroundings(
         workloads_image=chosen.workloads_image, status_url=chosen.status_url, status_ca=certificate.authority
+    )
+
+
+def _installation(chosen: Settings) -> Installation:
+    """What services get from this operator. Raises InvalidSpec or OSError where the runtime profiles are not right."""
+    text = chosen.runtimes.read_text(encoding="utf-8") if chosen.runtimes is not None else ""
+    return Installation(
+        workloads_image=chosen.workloads_image,
+        router_image=chosen.router_image,
+        router_replicas=chosen.router_replicas,
+        prometheus_url=chosen.prometheus_url,
+        runtimes=parse_profiles(yaml.safe_load(text) or {}),
     )
 
 

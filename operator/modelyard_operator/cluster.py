@@ -51,6 +51,10 @@ KINDS: Mapping[str, Kind] = {
     "PersistentVolumeClaim": Kind("/api/v1", "persistentvolumeclaims"),
     "Event": Kind("/api/v1", "events"),
     "Deployment": Kind("/apis/apps/v1", "deployments"),
+    "Ingress": Kind("/apis/networking.k8s.io/v1", "ingresses"),
+    "HTTPRoute": Kind("/apis/gateway.networking.k8s.io/v1", "httproutes"),
+    "HorizontalPodAutoscaler": Kind("/apis/autoscaling/v2", "horizontalpodautoscalers"),
+    "ScaledObject": Kind("/apis/keda.sh/v1alpha1", "scaledobjects"),
     "Lease": Kind("/apis/coordination.k8s.io/v1", "leases"),
     "TokenReview": Kind("/apis/authentication.k8s.io/v1", "tokenreviews"),
 }

@@ -25,6 +25,9 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RANK = f"{GROUP}/rank"
 LABEL_ROLE = f"{GROUP}/role"
 LABEL_REVISION = f"{GROUP}/revision"
+LABEL_COMPONENT = f"{GROUP}/component"
+LABEL_TABLE = f"{GROUP}/table"
+ROUTER = "router"
 ANNOTATION_STATUS_CA = f"{GROUP}/status-ca"
 ANNOTATION_GENERATION = f"{GROUP}/generation"
 
@@ -46,6 +49,10 @@ def output_claim_name(training: str) -> str:
 
 def revision_name(service: str, revision: str) -> str:
     return f"{service}-{revision}"
+
+
+def router_name(service: str) -> str:
+    return f"{service}-router"
 
 
 def labels_for(kind: str, name: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -105,14 +112,11 @@ def covers(desired: Any, observed: Any) -> bool:
 
     Lists must have the same length and cover each other item by item: the API server keeps their order. What is empty
     (no annotations, an environment variable with no text) is dropped by the API server, so that absent is as good. In a
-    selector one key more would select nothing: it must be equal.
+    selector one key more would select nothing: it must be equal. An object may have more owners than one.
     """
     if isinstance(desired, Mapping):
         return isinstance(observed, Mapping) and all(
-            (value == observed[key] if key == "selector" else covers(value, observed[key]))
-            if key in observed
-            else not value
-            for key, value in desired.items()
+            _field_covers(key, value, observed[key]) if key in observed else not value for key, value in desired.items()
         )
     if isinstance(desired, (list, tuple)):
         return (
@@ -121,6 +125,14 @@ def covers(desired: Any, observed: Any) -> bool:
             and all(covers(a, b) for a, b in zip(desired, observed, strict=True))
         )
     return bool(desired == observed)
+
+
+def _field_covers(key: str, desired: Any, observed: Any) -> bool:
+    if key == "selector":
+        return bool(desired == observed)
+    if key == "ownerReferences":
+        return all(any(covers(owner, other) for other in observed) for owner in desired)
+    return covers(desired, observed)
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from modelyard_operator.load import Load
+
 Object = dict[str, Any]
 """A Kubernetes object as the API server speaks it: a JSON object."""
 
@@ -54,6 +56,16 @@ class Deletion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patch:
+    """Fields of an object that is not ours to render: a merge patch, sent unless the object has them already."""
+
+    kind: str
+    name: str
+    body: Mapping[str, Any]
+    """What is to be so. With `metadata.resourceVersion` only of that version of the object."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Progress of a training as its rank 0 last posted it (the TrainJob status protocol, see `status_server`)."""
 
@@ -80,9 +92,15 @@ class Children:
     services: tuple[Object, ...] = ()
     claims: tuple[Object, ...] = ()
     deployments: tuple[Object, ...] = ()
+    extras: tuple[Object, ...] = ()
+    """Routes from outside and autoscalers of others."""
     training: Object | None = None
     """The ModelTraining that a ModelService refers to; None where there is none of that name."""
     report: Report | None = None
+    load: Load | None = None
+    """What was measured of a ModelService."""
+    held_claims: tuple[Object, ...] = ()
+    """Claims that a ModelService serves from, or that name it as an owner."""
     pod_warnings: Mapping[str, str] = field(default_factory=dict)
     """Pod name -> the newest Warning event of a pod that has been waiting for some seconds."""
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -107,6 +125,7 @@ class Plan:
     """Children that are kept as rendered here: created when absent, repaired when they differ."""
     create: tuple[Object, ...] = ()
     """Pods: created when absent, all at once, after `apply`; their specs cannot change."""
+    patch: tuple[Patch, ...] = ()
     delete: tuple[Deletion, ...] = ()
     delete_parent: bool = False
     verify: tuple[str, ...] = ()

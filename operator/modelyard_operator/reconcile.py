@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
+from typing import Any
 
 from modelyard_operator import metrics
 from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.events import EventRecorder
 from modelyard_operator.objects import covers, is_owned_by, is_terminating
-from modelyard_operator.plan import Children, Deletion, Key, Object, Plan, Urgency
+from modelyard_operator.plan import Children, Deletion, Key, Object, Patch, Plan, Urgency
 from modelyard_operator.pod_reasons import PodReasons
 from modelyard_operator.store import Store
 from modelyard_operator.workqueue import WorkQueue
@@ -30,7 +31,7 @@ STATUS_DELAY: Mapping[Urgency, float] = {Urgency.NOW: 0.0, Urgency.SOON: 1.0, Ur
 BACKLOG_DELAY = 0.02
 BACKLOG_DELAY_LIMIT = 10.0
 """What is not urgent gives way while others wait for a worker: so much longer for each of them, in seconds."""
-GROUPED_ERRORS = (403, 409, 422)
+GROUPED_ERRORS = (403, 404, 409, 422)
 """Refusals of a child that trying again at once cannot mend: shown in the parent's status, retried with back-off."""
 
 
@@ -132,6 +133,8 @@ class Reconciler:
     async def _write_children(self, key: Key, parent: Object, plan: Plan) -> None:
         for child in plan.apply:
             await self._apply(key, parent, child)
+        for patch in plan.patch:
+            await self._patch(key, patch)
         missing = [
             pod for pod in plan.create if self._store.get(pod["kind"], key.namespace, pod["metadata"]["name"]) is None
         ]
@@ -156,6 +159,8 @@ class Reconciler:
                 answer = await self._create_or_take_back(parent, child)
             else:
                 body = {**child, "metadata": {**child["metadata"], "uid": known["metadata"]["uid"]}}
+                if turned := _turned_selector(child, known):
+                    await self._cluster.merge(kind, key.namespace, name, turned)
                 answer = await self._cluster.apply(body)
                 if not covers(child, answer):
                     # A list item of somebody else's survives an apply (a port, a container): replace whole lists.
@@ -164,6 +169,22 @@ class Reconciler:
             self._refuse(key, child, error)
             return
         self._accept(key, child, answer)
+
+    async def _patch(self, key: Key, patch: Patch) -> None:
+        """Change fields of an object that is there. One that has changed meanwhile is looked at anew."""
+        known = self._store.get(patch.kind, key.namespace, patch.name)
+        if known is None or (covers(patch.body, known) and _owners(patch.body) in (None, _owners(known))):
+            return
+        try:
+            answer = await self._cluster.merge(patch.kind, key.namespace, patch.name, dict(patch.body))
+        except ApiError as error:
+            if error.not_found:
+                return
+            if not error.conflict:
+                raise
+            self._queue.add_after(key, 0.5)
+            return
+        self._store.put(patch.kind, answer)
 
     async def _create(self, key: Key, parent: Object, pod: Object) -> None:
         try:
@@ -269,3 +290,21 @@ class Reconciler:
 def _identity(obj: Object) -> Object:
     labels = obj["metadata"].get("labels") or {}
     return {k: v for k, v in labels.items() if k.startswith(("modelyard.dev/", "app.kubernetes.io/"))}
+
+
+def _turned_selector(child: Object, known: Object) -> Object | None:
+    """The patch that turns a Service whose selector loses a key, at once; None where it loses none.
+
+    An apply would keep the key, because the object was made by a plain create: the Service would select nobody.
+    """
+    wanted, there = child["spec"].get("selector"), (known.get("spec") or {}).get("selector")
+    if child["kind"] != "Service" or not wanted or not there or not set(there) - set(wanted):
+        return None
+    selector = {**dict.fromkeys(set(there) - set(wanted)), **wanted}
+    return {"metadata": {"uid": known["metadata"]["uid"]}, "spec": {"selector": selector}}
+
+
+def _owners(obj: Mapping[str, Any]) -> list[str] | None:
+    """The uids of the owners; None where nothing is said of them."""
+    owners = (obj.get("metadata") or {}).get("ownerReferences")
+    return None if owners is None else sorted(owner["uid"] for owner in owners)

@@ -18,6 +18,11 @@ class Settings:
     """The namespaces to watch; empty for all of them."""
     operator_namespace: str
     workloads_image: str
+    router_image: str
+    router_replicas: int
+    runtimes: Path | None
+    """The file with the runtime profiles."""
+    prometheus_url: str
     status_url: str
     status_port: int
     status_tls: Path | None
@@ -41,6 +46,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     add("--namespaces", "", "namespaces to watch, separated by commas; empty for all")
     add("--operator-namespace", _own_namespace(), "where the lease is")
     add("--workloads-image", "modelyard/workloads:latest", "image of the bundled trainers and servers")
+    add("--router-image", "modelyard/operator:latest", "image of the routers: the operator's own")
+    add("--router-replicas", "1", "routers of a service that needs any")
+    add("--runtimes", "", "YAML file with runtime profiles")
+    add("--prometheus-url", "", "where KEDA asks for requests and tokens")
     add("--status-url", "", "https:// address at which pods reach the status server; empty turns it off")
     add("--status-port", "10443", "port of the status server")
     add("--status-tls", "", "directory with tls.crt, tls.key and ca.crt; empty for an ephemeral certificate")
@@ -57,6 +66,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         namespaces=tuple(n.strip() for n in values.namespaces.split(",") if n.strip()),
         operator_namespace=values.operator_namespace,
         workloads_image=values.workloads_image,
+        router_image=values.router_image,
+        router_replicas=_number(parser, "--router-replicas", values.router_replicas),
+        runtimes=Path(values.runtimes) if values.runtimes else None,
+        prometheus_url=values.prometheus_url,
         status_url=values.status_url,
         status_port=_number(parser, "--status-port", values.status_port),
         status_tls=Path(values.status_tls) if values.status_tls else None,

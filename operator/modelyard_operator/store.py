@@ -12,11 +12,14 @@ from datetime import datetime
 from math import inf
 from typing import Any
 
+from modelyard_operator.load import Load
 from modelyard_operator.objects import API_VERSION, SERVICE, TRAINING, parent_of
 from modelyard_operator.plan import Children, Key, Object, Report
+from modelyard_operator.uris import parse_uri
 
 _TOMBSTONES = 10_000
-_CHILD_KINDS = ("Pod", "Service", "PersistentVolumeClaim", "Deployment")
+_EXTRA_KINDS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject")
+_CHILD_KINDS = ("Pod", "Service", "PersistentVolumeClaim", "Deployment", *_EXTRA_KINDS)
 
 
 def version_of(obj: Object) -> int:
@@ -68,7 +71,9 @@ class Store:
         self._children: defaultdict[Key, dict[tuple[str, str], Object]] = defaultdict(dict)
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
         self._gone: OrderedDict[str, float] = OrderedDict()  # uid -> the version at which it went
+        self._held: defaultdict[str, set[str]] = defaultdict(set)  # uid of a service -> names of claims that name it
         self.reports: dict[Key, Report] = {}
+        self.loads: dict[Key, Load] = {}
         self.refusals: defaultdict[Key, dict[str, str]] = defaultdict(dict)
         self.absent: defaultdict[Key, set[str]] = defaultdict(set)
 
@@ -90,6 +95,9 @@ class Store:
             self._children[old] or self._children.pop(old)
         else:
             old = None
+        if kind == "PersistentVolumeClaim":
+            for uid in _holders(obj):
+                self._held[uid].add(meta["name"])
         key = _parent_key(obj)
         if key is not None:
             self._children[key][(kind, meta["name"])] = obj
@@ -122,6 +130,8 @@ class Store:
         if kind in (TRAINING, SERVICE):
             key = Key(*place)
             self.reports.pop(key, None)
+            self.loads.pop(key, None)
+            self._held.pop(meta["uid"], None)
             self.refusals.pop(key, None)
             self.absent.pop(key, None)
             for followers in self._followers.values():
@@ -151,17 +161,31 @@ class Store:
             by_kind[kind].append(obj)
         parent = self.get(*key)
         target = training_of(parent) if parent is not None and key.kind == SERVICE else None
+        claims = self._held_claims(parent) if parent is not None and key.kind == SERVICE else ()
         return Children(
             pods=tuple(by_kind["Pod"]),
             services=tuple(by_kind["Service"]),
             claims=tuple(by_kind["PersistentVolumeClaim"]),
             deployments=tuple(by_kind["Deployment"]),
+            extras=tuple(obj for kind in _EXTRA_KINDS for obj in by_kind[kind]),
+            load=self.loads.get(key),
+            held_claims=claims,
             training=self.get(*target) if target else None,
             report=self.reports.get(key),
             pod_warnings=pod_warnings or {},
             refusals=dict(self.refusals.get(key, {})),
             absent=frozenset(self.absent.get(key, ())),
         )
+
+    def _held_claims(self, service: Object) -> tuple[Object, ...]:
+        """The claim that a service serves from, and those that name it as an owner."""
+        meta = service["metadata"]
+        names = set(self._held.get(meta["uid"], ()))
+        uri = ((service.get("status") or {}).get("model") or {}).get("uri") or ""
+        if uri.startswith("pvc://"):
+            names.add(parse_uri(uri).authority)
+        found = (self.get("PersistentVolumeClaim", meta["namespace"], name) for name in sorted(names))
+        return tuple(claim for claim in found if claim is not None)
 
 
 def training_of(service: Object) -> Key | None:
@@ -170,6 +194,10 @@ def training_of(service: Object) -> Key | None:
     for field in ("model", "source", "trainingRef", "name"):
         ref = ref.get(field) if isinstance(ref, dict) else None
     return Key(TRAINING, service["metadata"]["namespace"], ref) if isinstance(ref, str) and ref else None
+
+
+def _holders(claim: Object) -> list[str]:
+    return [owner["uid"] for owner in claim["metadata"].get("ownerReferences") or () if owner.get("kind") == SERVICE]
 
 
 def _parent_key(obj: Object) -> Key | None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from modelyard_operator.plan import Object
-from modelyard_operator.service.render import make_deployment, make_service, revision_of
+from modelyard_operator.service.render import make_deployment, revision_of, selector_of
+from modelyard_operator.service.routing import make_service
+from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.spec import parse as parse_service
 from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.render import make_output_claim, make_peer_service, make_pod
@@ -15,6 +17,7 @@ from modelyard_workloads.config import load as load_training_config
 from modelyard_workloads.serve.config import parse_config as parse_serve_config
 
 AROUND = Surroundings(workloads_image="modelyard/workloads:test", status_url="https://status:10443", status_ca="PEM")
+INSTALLATION = Installation(workloads_image="modelyard/workloads:test")
 MODEL = {"uri": "pvc://demo-output/artifacts/sha256-aa", "digest": "sha256:" + "a" * 64}
 
 
@@ -60,7 +63,7 @@ def test_the_trainers_accept_their_config(body: Object) -> None:
 
 def test_the_server_accepts_its_config() -> None:
     body = service(limits={"maxRequestBytes": "1Mi"}, batching={"maxBatchSize": 4})
-    deployment = make_deployment(body, parse_service(body), MODEL, "abc", "modelyard/workloads:test")
+    deployment = make_deployment(body, parse_service(body), MODEL, "abc", 1, INSTALLATION)
     config = parse_serve_config(environment(deployment["spec"]["template"]["spec"])["MODELYARD_CONFIG"])
     assert config.limits.max_request_bytes == 1 << 20
     assert config.model.digest == MODEL["digest"]
@@ -136,7 +139,7 @@ def test_processes_per_node(limits: dict[str, str], setting: Any, expected: str)
 def test_a_revision_changes_with_what_is_served_and_with_nothing_else() -> None:
     def revision(**spec: Any) -> str:
         body = service(**spec)
-        return revision_of(body, parse_service(body), MODEL, "image:1")
+        return revision_of(body, parse_service(body), MODEL, INSTALLATION)
 
     base = revision()
     for other in ({"replicas": 3}, {"limits": {"maxQueue": 5}}, {"drain": {"preStopSeconds": 1}}):
@@ -154,10 +157,10 @@ def test_a_training_and_a_service_of_the_same_name_do_not_fight_over_a_child() -
     body = training(trainer={**BUILTIN, "numNodes": 2})
     peers = make_peer_service(body, parse_training(body))
     assert peers is not None
-    front = make_service({**service(), "metadata": body["metadata"]}, "abc")
+    front = make_service({**service(), "metadata": body["metadata"]}, selector_of("demo", "abc"))
     assert peers["metadata"]["name"] != front["metadata"]["name"]
     assert pod_of(body)["spec"]["subdomain"] == peers["metadata"]["name"]
 
 
 def test_the_service_points_at_one_revision() -> None:
-    assert make_service(service(), "abc")["spec"]["selector"]["modelyard.dev/revision"] == "abc"
+    assert make_service(service(), selector_of("demo", "abc"))["spec"]["selector"]["modelyard.dev/revision"] == "abc"

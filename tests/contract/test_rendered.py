@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modelyard_operator.plan import Children, Object, Plan
 from modelyard_operator.pods import RESERVED_MOUNTS, RESERVED_VOLUMES
 from modelyard_operator.schema import InvalidSpec, Model
+from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.status_schema import ModelServiceStatus
 from modelyard_operator.service.sync import sync as sync_service
 from modelyard_operator.training.environment import Surroundings
@@ -23,6 +24,7 @@ from modelyard_operator.training.status_schema import ModelTrainingStatus
 from modelyard_operator.training.sync import sync as sync_training
 from simulation import World
 
+INSTALLATION = Installation(workloads_image="modelyard/workloads:test")
 SURROUNDINGS = Surroundings(
     workloads_image="modelyard/workloads:test", status_url="https://status.modelyard.svc:10443", status_ca="PEM"
 )
@@ -57,7 +59,7 @@ def training_pods(spec: Object) -> list[Object]:
 
 
 def server_pods(spec: Object) -> list[Object]:
-    world = World("ModelService", spec, partial(sync_service, image="modelyard/workloads:test"))
+    world = World("ModelService", spec, partial(sync_service, installation=INSTALLATION))
     artifact = {"name": "best", "step": 9, "uri": "pvc://digits-output/a", "digest": "sha256:" + "a" * 64}
     conditions = [{"type": "Finished", "status": "True"}, {"type": "Succeeded", "status": "True"}]
     world.training = training({}) | {"status": {"conditions": conditions, "artifacts": [artifact]}}
@@ -196,7 +198,7 @@ def test_every_status_of_a_training_is_as_its_definition_says() -> None:
 
 def test_every_status_of_a_service_is_as_its_definition_says() -> None:
     seen: list[Object] = []
-    world = World("ModelService", SERVED, recording(sync_service, seen, image="modelyard/workloads:test"))
+    world = World("ModelService", SERVED, recording(sync_service, seen, installation=INSTALLATION))
     world.settle()
     artifact = {"name": "best", "step": 9, "uri": "pvc://digits-output/a", "digest": "sha256:" + "a" * 64}
     conditions = [{"type": "Finished", "status": "True"}, {"type": "Succeeded", "status": "True"}]

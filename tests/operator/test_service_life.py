@@ -3,49 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import pytest
 from modelyard_operator.objects import LABEL_REVISION
 from modelyard_operator.plan import Object
 from modelyard_operator.service.sync import sync
+from operator_worlds import DIGEST, INSTALLATION, available, serves, training, world
 from simulation import World, assert_golden
-
-DIGEST = "sha256:" + "a" * 64
-
-
-def world(**changes: Any) -> World:
-    spec = {"model": {"source": {"trainingRef": {"name": "digits"}}}, **changes}
-    return World("ModelService", spec, partial(sync, image="modelyard/workloads:test"))
-
-
-def training(digest: str = DIGEST, *, phase: str = "Succeeded", message: str = "") -> Object:
-    done = phase in ("Succeeded", "Failed")
-    conditions = [
-        {"type": "Finished", "status": str(done), "message": message},
-        {"type": "Succeeded", "status": str(phase == "Succeeded")},
-    ]
-    artifact = {"name": "best", "step": 9, "uri": f"pvc://digits-output/{digest[7:10]}", "digest": digest}
-    status = {"phase": phase, "conditions": conditions, "artifacts": [artifact] if phase == "Succeeded" else []}
-    return {"kind": "ModelTraining", "metadata": {"name": "digits", "namespace": "ns"}, "status": status}
-
-
-def available(w: World, revision: str | None = None) -> None:
-    """The Deployment controller reports all replicas of a revision available."""
-    for (kind, name), deployment in w.objects.items():
-        if kind == "Deployment" and (revision is None or name.endswith(revision)):
-            replicas = deployment["spec"]["replicas"]
-            counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
-            deployment["status"] = dict.fromkeys(counts, replicas)
-    w.trace.append("-- servers: available")
-
-
-def serves(w: World) -> None:
-    w.training = training()
-    w.settle()
-    available(w)
-    w.settle()
 
 
 def waits_for_its_training(w: World) -> None:
@@ -159,4 +123,4 @@ def test_the_deployments_of_a_newer_spec_are_left_alone() -> None:
     stale = dict(w.parent)
     w.edit(batching={"maxBatchSize": 8})
     w.settle()
-    assert not sync(stale, w.children(), w.now, "modelyard/workloads:test").delete
+    assert not sync(stale, w.children(), w.now, INSTALLATION).delete

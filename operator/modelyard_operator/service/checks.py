@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from modelyard_operator import quantity
 from modelyard_operator.pod_checks import env_issues, pod_issues, resource_issues
 from modelyard_operator.schema import Issue
+from modelyard_operator.service.scaling_spec import scaling_issues
+from modelyard_operator.service.traffic_spec import traffic_issues
 from modelyard_operator.uris import forms, parse_uri
 
 if TYPE_CHECKING:
     from modelyard_operator.service.spec import ModelServiceSpec
 
-SOURCE_SCHEMES = ("pvc",)
+SOURCE_SCHEMES = ("pvc", "s3", "gs", "https", "hf")
 RESERVED_ENV_PREFIXES = ("MODELYARD_",)
 MAX_REQUEST_BYTES = 16 * 1024**3
 
@@ -25,6 +27,9 @@ def check(spec: ModelServiceSpec) -> Iterator[Issue]:
         yield Issue(path, "write exactly one of trainingRef and uri")
     if source.uri and (scheme := parse_uri(source.uri).scheme) not in SOURCE_SCHEMES:
         yield Issue(f"{path}.uri", f"{scheme}:// is not supported yet; write {forms(SOURCE_SCHEMES)}")
+    if spec.scaling is not None:
+        yield from scaling_issues(spec.scaling)
+    yield from traffic_issues(spec.auth, spec.route, spec.rollout)
     yield from _predictor_issues(spec)
     largest = quantity.amount(spec.limits.max_request_bytes)
     if not 1 <= largest <= MAX_REQUEST_BYTES or largest % 1:

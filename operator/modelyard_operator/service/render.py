@@ -1,8 +1,6 @@
-"""From a ModelService to its children: a Deployment for each revision, one Service. Pure."""
+"""From a ModelService to the servers of a revision: a Deployment. Pure."""
 
 from __future__ import annotations
-
-import json
 
 from modelyard_operator.objects import (
     ANNOTATION_GENERATION,
@@ -24,42 +22,43 @@ from modelyard_operator.podspec import (
     pod_security_context,
     resources_manifest,
 )
-from modelyard_operator.quantity import amount
+from modelyard_operator.service.runtime import BUILTIN, Installation, RuntimeProfile
+from modelyard_operator.service.server_config import KEYS_PATH, server_config
+from modelyard_operator.service.source import MODEL_PATH, fetch_container, model_directory, model_volume
 from modelyard_operator.service.spec import ModelServiceSpec
 
 CONTAINER = "server"
-HTTP_PORT = 8080
-MODEL_PATH = "/modelyard/model"
-STARTUP_SECONDS = 600
-"""How long a server may take to load its model before the kubelet starts it anew."""
 
 
 def model_name(service: Object, spec: ModelServiceSpec) -> str:
     return spec.model.name or str(service["metadata"]["name"])
 
 
-def revision_of(service: Object, spec: ModelServiceSpec, model: Object, image: str) -> str:
+def revision_of(service: Object, spec: ModelServiceSpec, model: Object, installation: Installation) -> str:
     """The hash of everything that makes another server: model, digest, runtime, predictor, batching, validation.
 
     Scaling, routing and limits make no new revision: they change the Deployment that there is.
     """
-    return content_hash(
-        {
-            "name": model_name(service, spec),
-            "uri": model["uri"],
-            "digest": model.get("digest"),
-            "runtime": spec.runtime,
-            "image": spec.predictor.image or image,
-            "predictor": manifest(spec.predictor),
-            "batching": manifest(spec.batching),
-            "validation": manifest(spec.validation),
-        }
-    )
+    profile = installation.profile(spec)
+    content = {
+        "name": model_name(service, spec),
+        "uri": model["uri"],
+        "digest": model.get("digest"),
+        "runtime": spec.runtime if spec.runtime == BUILTIN else manifest(profile),
+        "image": spec.predictor.image or profile.image,
+        "predictor": manifest(spec.predictor),
+        "batching": manifest(spec.batching),
+        "validation": manifest(spec.validation),
+    }
+    return content_hash(content)
 
 
-def make_deployment(service: Object, spec: ModelServiceSpec, model: Object, revision: str, image: str) -> Object:
+def make_deployment(
+    service: Object, spec: ModelServiceSpec, model: Object, revision: str, replicas: int, installation: Installation
+) -> Object:
     """The servers of one revision. `revision` and its selector never change; replicas are the operator's alone."""
     meta = service["metadata"]
+    profile = installation.profile(spec)
     labels = labels_for(SERVICE, meta["name"], {**spec.predictor.labels, LABEL_REVISION: revision})
     return {
         "apiVersion": "apps/v1",
@@ -72,14 +71,14 @@ def make_deployment(service: Object, spec: ModelServiceSpec, model: Object, revi
             "ownerReferences": [owner_reference(service)],
         },
         "spec": {
-            "replicas": 0 if spec.suspend else spec.replicas,
+            "replicas": replicas,
             "revisionHistoryLimit": 1,
-            "progressDeadlineSeconds": STARTUP_SECONDS,
+            "progressDeadlineSeconds": profile.startup_seconds,
             "selector": {"matchLabels": selector_of(meta["name"], revision)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": labels, "annotations": dict(spec.predictor.annotations)},
-                "spec": make_pod_spec(service, spec, model, revision, image),
+                "spec": make_pod_spec(service, spec, model, revision, installation),
             },
         },
     }
@@ -89,103 +88,75 @@ def selector_of(service: str, revision: str) -> dict[str, str]:
     return {MANAGED_BY: MANAGER, LABEL_SERVICE: service, LABEL_REVISION: revision}
 
 
-def make_pod_spec(service: Object, spec: ModelServiceSpec, model: Object, revision: str, image: str) -> Object:
-    claim, _, path = model["uri"].removeprefix("pvc://").partition("/")
-    predictor = spec.predictor
-    container: Object = {
-        "name": CONTAINER,
-        "image": predictor.image or image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": list(predictor.command) or ["python", "-m", "modelyard_workloads.serve"],
-        "env": [
-            {"name": "HOME", "value": "/tmp"},
-            {"name": "MODELYARD_CONFIG", "value": _server_config(service, spec, model, revision, path)},
-            *(manifest(variable) for variable in predictor.env),
-        ],
-        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
-        "startupProbe": _probe("/v2/health/ready", period=1, failures=STARTUP_SECONDS),
-        "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
-        "livenessProbe": _probe("/v2/health/live", period=10, failures=3),
-        "lifecycle": {"preStop": {"sleep": {"seconds": spec.drain.pre_stop_seconds}}},
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": container_security_context(read_only_root=not predictor.image),
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "model", "mountPath": MODEL_PATH, "readOnly": True},
-            *(manifest(mount) for mount in predictor.volume_mounts),
-        ],
-    }
-    if predictor.args:
-        container["args"] = list(predictor.args)
-    if resources := resources_manifest(predictor.resources):
-        container["resources"] = resources
-    if spec.drain.pre_stop_seconds == 0:
-        del container["lifecycle"]
-    return {
+def make_pod_spec(
+    service: Object, spec: ModelServiceSpec, model: Object, revision: str, installation: Installation
+) -> Object:
+    profile, predictor = installation.profile(spec), spec.predictor
+    fetch = fetch_container(spec, model, installation.workloads_image)
+    volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}, model_volume(model)]
+    if spec.auth.mode == "ApiKey":
+        volumes.append({"name": "keys", "secret": {"secretName": spec.auth.secret_ref}})
+    pod: Object = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": spec.drain.pre_stop_seconds + spec.drain.timeout_seconds + 5,
         "securityContext": pod_security_context(),
-        "containers": [container],
-        "volumes": [
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
-            *(manifest(volume) for volume in predictor.volumes),
-        ],
+        "containers": [_server(service, spec, model, revision, profile)],
+        "volumes": [*volumes, *(manifest(volume) for volume in predictor.volumes)],
         **pod_placement(predictor),
     }
+    if fetch is not None:
+        pod["initContainers"] = [fetch]
+    return pod
 
 
-def make_service(service: Object, revision: str) -> Object:
-    """The address of the ModelService: the pods of the revision that has the traffic."""
-    meta = service["metadata"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "labels": labels_for(SERVICE, meta["name"]),
-            "ownerReferences": [owner_reference(service)],
-        },
-        "spec": {
-            "type": "ClusterIP",
-            "selector": selector_of(meta["name"], revision),
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}],
-        },
+def _server(service: Object, spec: ModelServiceSpec, model: Object, revision: str, profile: RuntimeProfile) -> Object:
+    predictor = spec.predictor
+    container: Object = {
+        "name": CONTAINER,
+        "image": predictor.image or profile.image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [*_environment(service, spec, model, revision, profile), *(manifest(v) for v in predictor.env)],
+        "ports": [{"name": "http", "containerPort": profile.port, "protocol": "TCP"}],
+        "startupProbe": _probe(profile.ready_path, period=1, failures=profile.startup_seconds),
+        "readinessProbe": _probe(profile.ready_path, period=2, failures=2),
+        "livenessProbe": _probe(profile.live_path, period=10, failures=3),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": container_security_context(read_only_root=profile.read_only_root and not predictor.image),
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "model", "mountPath": MODEL_PATH, "readOnly": True},
+            *([{"name": "keys", "mountPath": KEYS_PATH, "readOnly": True}] if spec.auth.mode == "ApiKey" else []),
+            *(manifest(mount) for mount in predictor.volume_mounts),
+        ],
     }
+    if command := list(predictor.command or profile.command):
+        container["command"] = command
+    if args := list(predictor.args or ([] if predictor.command else profile.args)):
+        container["args"] = args
+    if resources := resources_manifest(predictor.resources):
+        container["resources"] = resources
+    if spec.drain.pre_stop_seconds:
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": spec.drain.pre_stop_seconds}}}
+    return container
 
 
-def _server_config(service: Object, spec: ModelServiceSpec, model: Object, revision: str, path: str) -> str:
-    """The MODELYARD_CONFIG of a bundled server (`modelyard_workloads.serve.config`)."""
-    config = {
-        "model": {
-            "name": model_name(service, spec),
-            "path": f"{MODEL_PATH}/{path.strip('/')}".rstrip("/"),
-            "digest": model.get("digest") or "",
-            "version": revision,
-        },
-        "batching": {
-            "maxBatchSize": spec.batching.max_batch_size,
-            "maxLatencyMilliseconds": spec.batching.max_latency_milliseconds,
-        },
-        "validation": {"golden": spec.validation.golden, "rtol": spec.validation.rtol, "atol": spec.validation.atol},
-        "limits": {
-            "maxQueue": spec.limits.max_queue,
-            "timeoutSeconds": spec.limits.timeout_seconds,
-            "maxRequestBytes": int(amount(str(spec.limits.max_request_bytes))),
-            "containerConcurrency": spec.limits.container_concurrency,
-        },
-        "drain": {"timeoutSeconds": spec.drain.timeout_seconds},
-        "server": {"host": "0.0.0.0", "port": HTTP_PORT},
-    }
-    return json.dumps(config, separators=(",", ":"))
+def _environment(
+    service: Object, spec: ModelServiceSpec, model: Object, revision: str, profile: RuntimeProfile
+) -> list[Object]:
+    name = model_name(service, spec)
+    if spec.runtime == BUILTIN:
+        values = {"MODELYARD_CONFIG": server_config(name, spec, model, revision)}
+    else:
+        values = {
+            "MODELYARD_MODEL_NAME": name,
+            "MODELYARD_MODEL_PATH": model_directory(model),
+            "MODELYARD_PORT": str(profile.port),
+            **profile.env,
+        }
+    return [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **values}.items()]
 
 
 def _probe(path: str, *, period: int, failures: int) -> Object:
-    return {
-        "httpGet": {"path": path, "port": "http"},
-        "periodSeconds": period,
-        "failureThreshold": failures,
-        "timeoutSeconds": 2,
-    }
+    action = {"httpGet": {"path": path, "port": "http"}} if path else {"tcpSocket": {"port": "http"}}
+    return {**action, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 2}

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from modelyard_operator.parsing import parse_object
 from modelyard_operator.pods import POD_RULES, Env, LabelName, PodOptions, Resources
-from modelyard_operator.schema import Matches, Model, NotYet, Quantity, Rule, Supported, cel, has_text
+from modelyard_operator.schema import Matches, Model, NotYet, Quantity, Rule, cel, has_text
 from modelyard_operator.service.checks import RESERVED_ENV_PREFIXES, SOURCE_SCHEMES, check
+from modelyard_operator.service.scaling_spec import Scaling
 from modelyard_operator.service.traffic_spec import Auth, Drain, Limits, Rollout, Route
 from modelyard_operator.uris import uri_form
 
@@ -39,8 +40,9 @@ class Source(
 
     training_ref: TrainingRef | None = None
     """A ModelTraining whose artifact is served."""
-    uri: Annotated[str, uri_form(SOURCE_SCHEMES, ("s3", "gs", "https", "hf", "oci"))] = ""
-    """pvc://CLAIM/PATH of an artifact directory. Not supported yet: s3://, gs://, https://, hf://, oci://."""
+    uri: Annotated[str, uri_form(SOURCE_SCHEMES, ("oci",))] = ""
+    """An artifact directory: pvc://CLAIM/PATH is mounted; s3://, gs://, https:// and hf:// are loaded into each pod
+    before it starts. Not supported yet: oci://."""
 
 
 class ServedModel(Model):
@@ -52,8 +54,8 @@ class ServedModel(Model):
     """Where the model is."""
     digest: Annotated[str, Matches(r"|sha256:[0-9a-f]{64}", "write sha256:<64 hexadecimal digits>", 71)] = ""
     """The digest that the artifact must have; if empty, the one that the training published."""
-    secret_ref: Annotated[str, NotYet()] = ""
-    """The Secret with credentials for the URI."""
+    secret_ref: Annotated[str, Field(max_length=253)] = ""
+    """The Secret with credentials for the URI: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN and the like."""
 
 
 _SERVER_ENV_IS_OURS = Rule(
@@ -77,25 +79,6 @@ class Predictor(PodOptions, json_schema_extra=cel(*POD_RULES, _SERVER_ENV_IS_OUR
     """Environment variables. Those beginning with MODELYARD_ are the operator's."""
     resources: Resources = Resources()
     """Requests and limits of each pod."""
-
-
-class Scaling(Model):
-    """How many pods, by load."""
-
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    """The fewest pods; 0 lets an idle service have none."""
-    max_replicas: Annotated[int, Field(ge=1)] = 1
-    """The most pods."""
-    metric: Literal["concurrency", "rps", "cpu", "tokens"] = "concurrency"
-    """What is measured for each pod."""
-    target: Annotated[float, Field(gt=0)] = 1.0
-    """The value of the metric to hold."""
-    scale_down_delay_seconds: Annotated[int, Field(ge=0)] = 30
-    """How long fewer pods must have sufficed."""
-    idle_seconds: Annotated[int, Field(ge=0)] = 300
-    """How long without a request until there are none."""
-    backend: Literal["Internal", "HPA", "KEDA"] = "Internal"
-    """What does the scaling."""
 
 
 class Batching(Model):
@@ -145,17 +128,13 @@ class ModelServiceSpec(Model):
 
     model: ServedModel
     """What is served."""
-    runtime: Annotated[
-        str,
-        Supported(("builtin",), "no runtime profile named {value}; not supported yet, write {choices}"),
-        Field(max_length=63),
-    ] = "builtin"
-    """The server: builtin. Not supported yet: the name of a runtime profile."""
+    runtime: LabelName = "builtin"
+    """The server: builtin, or the name of a runtime profile of the operator's (vllm, triton, custom…)."""
     predictor: Predictor = Predictor()
     """The server's pods."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """How many pods."""
-    scaling: Annotated[Scaling | None, NotYet()] = None
+    """How many pods. Not used with scaling by backend Internal."""
+    scaling: Scaling | None = None
     """How many pods, by load."""
     batching: Batching = Batching()
     """Requests put together into one call of the model."""

@@ -2,75 +2,102 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from modelyard_operator.conditions import Conditions
-from modelyard_operator.objects import LABEL_REVISION
+from modelyard_operator.objects import LABEL_COMPONENT, ROUTER
 from modelyard_operator.plan import Children, Object, Urgency
+from modelyard_operator.service.failures import LOADING, ServerFailure
 from modelyard_operator.service.model import Unresolved
-from modelyard_operator.service.render import CONTAINER, selector_of
+from modelyard_operator.service.render import selector_of
+from modelyard_operator.service.rollout import Rollout
 from modelyard_operator.service.spec import ModelServiceSpec
 
-_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
-_LOADING = ("ArtifactMissing", "DigestMismatch", "ModelLoadFailed", "GoldenMismatch", "InvalidConfig")
-"""What a bundled server says in its termination message when it cannot serve its model."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """Revisions and who has the traffic."""
+class Seen:
+    """One look at a service: what was observed, and what was decided from it."""
 
-    revision: str | None
-    """The revision of the spec as it is now; None while no model is resolved."""
-    serving: str | None
-    """The revision that the Service points at."""
-    ready: bool
-    """Whether all pods of `revision` are available."""
+    service: Object
+    spec: ModelServiceSpec
+    model: Object | Unresolved
+    rollout: Rollout
+    revisions: Mapping[str, Object]
+    """The Deployments by revision."""
+    replicas: int
+    """Servers that are wanted of what serves."""
+    scale: Object | None
+    """`status.scaling`; None where the operator does not scale."""
+    failure: ServerFailure | None
+    children: Children
+    now: datetime
+
+    @property
+    def name(self) -> str:
+        return str(self.service["metadata"]["name"])
+
+    @property
+    def front(self) -> dict[str, str] | None:
+        """Whom the service's own Service names, as last seen; None where there is none."""
+        for found in self.children.services:
+            if found["metadata"]["name"] == self.name:
+                return dict(found["spec"]["selector"])
+        return None
+
+    @property
+    def routers(self) -> list[Object]:
+        """The routers' Deployment, if there is one."""
+        named = self.children.deployments
+        return [d for d in named if (d["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == ROUTER]
+
+    def deployment_status(self, revision: str | None) -> Object:
+        found = self.revisions.get(revision or "")
+        return dict(found.get("status") or {}) if found is not None else {}
+
+    @property
+    def asleep(self) -> bool:
+        """Whether there are no servers because nobody asks for any."""
+        return self.replicas == 0 and not self.spec.suspend and self.scale is not None
+
+    @property
+    def waking(self) -> bool:
+        """Whether the first servers are on their way, and what served before is what is wanted."""
+        serving, before = self.rollout.serving, self.service.get("status") or {}
+        held = self.front is not None and LABEL_COMPONENT in self.front and self.scale is not None
+        proven = serving == self.rollout.revision == before.get("latestReadyRevision")
+        has_none = not self.deployment_status(serving).get("readyReplicas")
+        return held and proven and has_none and self.replicas > 0 and self.failure is None
+
+    @property
+    def router_pods(self) -> list[Object]:
+        pods = self.children.pods
+        return [p for p in pods if (p["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == ROUTER]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerFailure:
-    """Why a pod of the new revision does not serve."""
-
-    pod: str
-    reason: str
-    message: str
-    exit_code: int | None = None
-    log_tail: str | None = None
-
-
-def make_status(
-    service: Object,
-    spec: ModelServiceSpec,
-    model: Object | Unresolved,
-    rollout: Rollout,
-    children: Children,
-    now: datetime,
-) -> Object:
+def make_status(seen: Seen) -> Object:
     """The whole status; nothing in it depends on `now` but transition times."""
+    service, spec, rollout, failure = seen.service, seen.spec, seen.rollout, seen.failure
     before = service.get("status") or {}
     meta = service["metadata"]
     generation = meta.get("generation", 1)
-    marks = Conditions(before.get("conditions") or (), generation, now)
-    failure = find_failure(children, rollout.revision)
-    _set_conditions(marks, spec, model, rollout, children, failure)
-    served = _deployment_status(children, rollout.serving)
+    marks = Conditions(before.get("conditions") or (), generation, seen.now)
+    _set_conditions(marks, seen)
+    served = seen.deployment_status(rollout.serving)
     status: Object = {
         "observedGeneration": generation,
         "conditions": marks.as_list(),
-        "phase": _phase(marks, spec, rollout),
+        "phase": _phase(marks, seen),
         "replicas": served.get("replicas") or 0,
         "readyReplicas": served.get("readyReplicas") or 0,
         "display": {
-            "model": _model_words(spec, model),
-            "ready": f"{served.get('readyReplicas') or 0}/{0 if spec.suspend else spec.replicas}",
+            "model": _model_words(spec, seen.model),
+            "ready": f"{served.get('readyReplicas') or 0}/{seen.replicas}",
         },
     }
-    if isinstance(model, dict):
-        status["model"] = model
+    if isinstance(seen.model, dict):
+        status["model"] = seen.model
     elif "model" in before and rollout.serving:
         status["model"] = before["model"]
     if rollout.revision:
@@ -79,12 +106,22 @@ def make_status(
     if latest_ready:
         status["latestReadyRevision"] = latest_ready
     if rollout.serving:
+        shares = [{"revisionName": name, "percent": percent} for name, percent in rollout.shares]
         status |= {
             "url": f"http://{meta['name']}.{meta['namespace']}.svc",
             "selector": ",".join(f"{k}={v}" for k, v in selector_of(meta["name"], rollout.serving).items()),
-            "traffic": [{"revisionName": rollout.serving, "percent": 100}],
+            "traffic": shares,
         }
-        status["display"]["traffic"] = f"{rollout.serving} 100%"
+        status["display"]["traffic"] = ", ".join(f"{name} {percent}%" for name, percent in rollout.shares)
+    if rollout.canary is not None:
+        status["canary"] = rollout.canary
+    if seen.scale is not None:
+        status["scaling"] = seen.scale
+    download = seen.children.load.download if seen.children.load is not None else None
+    if download is not None and not rollout.ready:
+        status["download"] = {"doneBytes": download.done_bytes}
+        if download.total_bytes is not None:
+            status["download"]["totalBytes"] = download.total_bytes
     if failure is not None:
         status["lastFailure"] = _failure_fields(failure)
     elif "lastFailure" in before and not rollout.ready:
@@ -92,120 +129,101 @@ def make_status(
     return status
 
 
-def _set_conditions(
-    marks: Conditions,
-    spec: ModelServiceSpec,
-    model: Object | Unresolved,
-    rollout: Rollout,
-    children: Children,
-    failure: ServerFailure | None,
-) -> None:
+def _set_conditions(marks: Conditions, seen: Seen) -> None:
+    rollout, failure = seen.rollout, seen.failure
     marks.set("Accepted", True, "Valid", "the spec is valid")
-    if isinstance(model, Unresolved):
-        marks.set("ModelResolved", False, model.reason, model.message)
+    if isinstance(seen.model, Unresolved):
+        marks.set("ModelResolved", False, seen.model.reason, seen.model.message)
     else:
-        marks.set("ModelResolved", True, "Resolved", str(model["uri"]))
-    reason, message = _why_not_ready(spec, model, rollout, children, failure)
-    marks.set("PredictorReady", rollout.ready, "AllReplicasReady" if rollout.ready else reason, message)
-    loaded = rollout.ready or (False if failure is not None and failure.reason in _LOADING else None)
+        marks.set("ModelResolved", True, "Resolved", str(seen.model["uri"]))
+    reason, message = _why_not_ready(seen)
+    done = "ScaledToZero" if seen.asleep else "AllReplicasReady"
+    marks.set("PredictorReady", rollout.ready, done if rollout.ready else reason, message)
+    loaded = rollout.ready or (False if failure is not None and failure.reason in LOADING else None)
     marks.set(
         "ModelLoaded", loaded, "Loaded" if loaded else (failure.reason if loaded is False and failure else "Waiting")
     )
     golden = failure is not None and failure.reason == "GoldenMismatch"
-    if spec.validation.golden != "Off":
+    if seen.spec.validation.golden != "Off":
         validated = rollout.ready or (False if golden else None)
         word = "GoldenAnswersReproduced" if rollout.ready else "GoldenMismatch" if golden else "Waiting"
         marks.set("Validated", validated, word, failure.message if golden and failure else "")
-    serving = rollout.serving is not None and bool(children.services)
-    marks.set(
-        "RoutesReady", serving, "ServicePointsAtRevision" if serving else "NoRevisionReady", rollout.serving or ""
-    )
-    served = _deployment_status(children, rollout.serving)
-    ready = serving and bool(served.get("readyReplicas")) and not spec.suspend
-    updating = ready and rollout.serving != rollout.revision
-    refused = "; ".join(f"{name}: {text}" for name, text in sorted(children.refusals.items()))
-    if ready and not updating:
-        marks.set("Ready", True, "Serving", f"revision {rollout.serving} serves")
-    elif updating:
+    routed = rollout.serving is not None and seen.front is not None
+    words = "ServicePointsAtRouter" if seen.front and LABEL_COMPONENT in seen.front else "ServicePointsAtRevision"
+    marks.set("RoutesReady", routed, words if routed else "NoRevisionReady", rollout.serving or "")
+    _set_canary(marks, rollout)
+    if seen.scale is not None:
+        marks.set(
+            "ScalingReady", True, seen.scale["reason"], f"{seen.scale['desired']} servers: {seen.scale['message']}"
+        )
+    _set_ready(marks, seen, routed, reason, message)
+
+
+def _set_canary(marks: Conditions, rollout: Rollout) -> None:
+    canary = rollout.canary
+    if canary is None:
+        return
+    told = f"revision {canary['revisionName']}: {canary['message']}"
+    if canary["verdict"] == "Progressing" and rollout.serving != rollout.revision:
+        marks.set("CanaryReady", None, "CanaryProgressing", f"revision {canary['revisionName']}, step {canary['step']}")
+    elif canary["verdict"] == "Promoted":
+        marks.set("CanaryReady", True, "CanaryPromoted", told)
+    elif canary["verdict"] == "RolledBack":
+        marks.set("CanaryReady", False, "CanaryRolledBack", told)
+
+
+def _set_ready(marks: Conditions, seen: Seen, routed: bool, reason: str, message: str) -> None:
+    rollout, spec = seen.rollout, seen.spec
+    served = seen.deployment_status(rollout.serving)
+    ready = routed and not spec.suspend and (bool(served.get("readyReplicas")) or (seen.asleep and rollout.ready))
+    refused = "; ".join(f"{name}: {text}" for name, text in sorted(seen.children.refusals.items()))
+    if ready and rollout.serving == rollout.revision:
+        words = "no servers; the next request starts one" if seen.asleep else f"revision {rollout.serving} serves"
+        marks.set("Ready", True, "ScaledToZero" if seen.asleep else "Serving", words)
+    elif seen.waking:
+        marks.set("Ready", True, "Waking", "requests are held until the first server is ready")
+    elif ready:
         marks.set("Ready", True, "ServingPreviousRevision", f"revision {rollout.serving} serves; {reason}: {message}")
     else:
         marks.set("Ready", False, "Suspended" if spec.suspend else reason, message)
+    model = seen.model
     final = isinstance(model, Unresolved) and (model.final or model.reason == "TrainingNotFound")
-    stalled = refused or (message if final or failure is not None else "")
+    trouble = final or seen.failure is not None or rollout.rolled_back
+    stalled = refused or (message if trouble else "")
     marks.set("Stalled", bool(stalled), reason if stalled else "NotStalled", stalled)
     marks.set(
         "Reconciling", not (rollout.ready or stalled or spec.suspend), "Settled" if rollout.ready else "StartingServers"
     )
 
 
-def _why_not_ready(
-    spec: ModelServiceSpec,
-    model: Object | Unresolved,
-    rollout: Rollout,
-    children: Children,
-    failure: ServerFailure | None,
-) -> tuple[str, str]:
-    if isinstance(model, Unresolved):
-        return model.reason, model.message
-    if failure is not None:
-        return failure.reason, f"{failure.pod}: {failure.message}"
+def _why_not_ready(seen: Seen) -> tuple[str, str]:
+    rollout, children = seen.rollout, seen.children
+    if isinstance(seen.model, Unresolved):
+        return seen.model.reason, seen.model.message
+    if rollout.rolled_back and rollout.canary is not None:
+        return "CanaryRolledBack", f"revision {rollout.revision}: {rollout.canary['message']}"
+    if seen.failure is not None:
+        return seen.failure.reason, f"{seen.failure.pod}: {seen.failure.message}"
     if children.refusals:
         return "ChildRefused", "; ".join(f"{name}: {text}" for name, text in sorted(children.refusals.items()))
-    if spec.suspend:
+    if seen.spec.suspend:
         return "Suspended", "spec.suspend is true"
-    status = _deployment_status(children, rollout.revision)
-    have, want = status.get("availableReplicas") or 0, spec.replicas
-    return ("AllReplicasReady" if rollout.ready else "Loading"), f"{have} of {want} servers are ready"
+    if rollout.is_split and rollout.canary is not None:
+        return "CanaryProgressing", f"revision {rollout.revision} is at step {rollout.canary['step']}"
+    have = seen.deployment_status(rollout.revision).get("availableReplicas") or 0
+    return ("AllReplicasReady" if rollout.ready else "Loading"), f"{have} of {seen.replicas} servers are ready"
 
 
-def find_failure(children: Children, revision: str | None) -> ServerFailure | None:
-    """The first pod of the revision that says why it does not serve."""
-    for pod in children.pods:
-        if (pod["metadata"].get("labels") or {}).get(LABEL_REVISION) != revision or revision is None:
-            continue
-        if failure := _pod_failure(pod, children.pod_warnings.get(pod["metadata"]["name"], "")):
-            return failure
-    return None
-
-
-def _pod_failure(pod: Object, warning: str) -> ServerFailure | None:
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return ServerFailure(pod=name, reason="Unschedulable", message=condition.get("message", ""))
-    for container in status.get("containerStatuses") or ():
-        if container.get("name") != CONTAINER or container.get("ready"):
-            continue
-        state = container.get("state") or {}
-        ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
-        if ended and ended.get("exitCode") != 0:
-            return _crash(name, ended)
-        waiting = state.get("waiting") or {}
-        if waiting.get("reason") in _IMAGE:
-            return ServerFailure(pod=name, reason="ImagePullFailed", message=waiting.get("message", ""))
-        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing", "CrashLoopBackOff"):
-            return ServerFailure(pod=name, reason=waiting["reason"], message=waiting.get("message", ""))
-    if warning and status.get("phase") == "Pending":
-        reason, _, message = warning.partition(": ")
-        return ServerFailure(pod=name, reason="MountFailed" if reason == "FailedMount" else reason, message=message)
-    return None
-
-
-def _crash(pod: str, ended: Object) -> ServerFailure:
-    text = ended.get("message") or ""
-    try:
-        told: dict[str, Any] = json.loads(text).get("failure") or {}
-    except (ValueError, AttributeError):
-        told = {}
-    reason = told.get("reason") or ("OOMKilled" if ended.get("reason") == "OOMKilled" else "ServerCrashed")
-    message = told.get("message") or text or f"exit code {ended.get('exitCode')}"
-    return ServerFailure(
-        pod=pod,
-        reason=str(reason),
-        message=str(message)[:1024],
-        exit_code=ended.get("exitCode"),
-        log_tail=str(told["logTail"])[-2048:] if told.get("logTail") else None,
-    )
+def _phase(marks: Conditions, seen: Seen) -> str:
+    if seen.spec.suspend:
+        return "Suspended"
+    if marks.is_true("Ready"):
+        if seen.asleep or seen.waking:
+            return "ScaledToZero" if seen.asleep else "Waking"
+        return "Ready" if seen.rollout.ready or seen.rollout.rolled_back else "Updating"
+    if marks.is_true("Stalled"):
+        return "Stalled"
+    return "Loading" if seen.rollout.revision else "Pending"
 
 
 def _failure_fields(failure: ServerFailure) -> Object:
@@ -219,23 +237,6 @@ def _failure_fields(failure: ServerFailure) -> Object:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _deployment_status(children: Children, revision: str | None) -> Object:
-    for deployment in children.deployments:
-        if (deployment["metadata"].get("labels") or {}).get(LABEL_REVISION) == revision:
-            return dict(deployment.get("status") or {})
-    return {}
-
-
-def _phase(marks: Conditions, spec: ModelServiceSpec, rollout: Rollout) -> str:
-    if spec.suspend:
-        return "Suspended"
-    if marks.is_true("Ready"):
-        return "Ready" if rollout.ready else "Updating"
-    if marks.is_true("Stalled"):
-        return "Stalled"
-    return "Loading" if rollout.revision else "Pending"
-
-
 def _model_words(spec: ModelServiceSpec, model: Object | Unresolved) -> str:
     ref = spec.model.source.training_ref
     name = f"{ref.name}/{ref.artifact}" if ref is not None else spec.model.source.uri
@@ -245,9 +246,12 @@ def _model_words(spec: ModelServiceSpec, model: Object | Unresolved) -> str:
 
 
 def urgency_of(before: Object, after: Object) -> Urgency:
-    """The way to Ready is told within a second, in as few writes as possible; everything else at once."""
+    """The way to Ready is told within a second, in as few writes as possible; figures later, all else at once."""
     old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions") or ()}
     new = {c["type"]: (c["status"], c["reason"]) for c in after.get("conditions") or ()}
+    slow = ("canary", "download")
+    if {k: v for k, v in before.items() if k not in slow} == {k: v for k, v in after.items() if k not in slow}:
+        return Urgency.LATER
     if after.get("phase") in ("Pending", "Loading") or (old == new and before.get("phase") == after.get("phase")):
         return Urgency.SOON
     return Urgency.NOW

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from modelyard_operator.schema import ListMap, Model
+from modelyard_operator.schema import ListMap, Model, Time
 from modelyard_operator.status_schema import Conditions
 
 
@@ -40,12 +40,16 @@ class TrafficShare(Model):
 
 
 class Canary(Model):
-    """What is known of a new revision under test."""
+    """The last canary or shadow: what is known of the new revision, and what follows from it."""
 
+    revision_name: str | None = None
+    """The new revision."""
     step: int | None = None
-    """The step of the rollout."""
+    """The step of the rollout, from 0."""
+    step_start_time: Time | None = None
+    """When the step was decided."""
     requests: int | None = None
-    """Requests it had."""
+    """Requests that the new revision had in this step."""
     error_rate: float | None = None
     """The share that failed."""
     p99_milliseconds: float | None = None
@@ -53,9 +57,33 @@ class Canary(Model):
     baseline_p99_milliseconds: float | None = None
     """The old revision's slowest hundredth."""
     agreement: float | None = None
-    """The share of requests that both answer alike."""
+    """The share of compared requests that both answer alike."""
     verdict: str | None = None
-    """What follows from it."""
+    """Progressing, Promoted or RolledBack."""
+    message: str | None = None
+    """Why, or what is waited for."""
+
+
+class ScalingStatus(Model):
+    """The number of servers by load, backend Internal."""
+
+    desired: int | None = None
+    """Servers that are wanted."""
+    reason: str | None = None
+    """Why, in one CamelCase word."""
+    message: str | None = None
+    """What was measured when it was decided."""
+    last_scale_time: Time | None = None
+    """When it was decided."""
+
+
+class DownloadStatus(Model):
+    """How far the slowest pod is in loading the model."""
+
+    done_bytes: int | None = None
+    """Bytes that are there."""
+    total_bytes: int | None = None
+    """Bytes of all files; absent while not known."""
 
 
 class ServerFailure(Model):
@@ -115,7 +143,11 @@ class ModelServiceStatus(Model):
     traffic: Annotated[list[TrafficShare], ListMap(("revisionName",), 16)] = []
     """Each revision's share of the requests."""
     canary: Canary | None = None
-    """What is known of a new revision under test."""
+    """The last canary or shadow."""
+    scaling: ScalingStatus | None = None
+    """The number of servers by load."""
+    download: DownloadStatus | None = None
+    """How far pods are in loading the model; absent when they have it."""
     last_failure: ServerFailure | None = None
     """The last server that failed."""
     display: ServiceDisplay | None = None

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelyard_operator.schema import Model, NotYet, Quantity, Supported
+from modelyard_operator.schema import Issue, Model, Quantity, Rule, cel, has_text
 
 
 class RolloutStep(Model):
@@ -36,14 +37,15 @@ class Analysis(Model):
 class Rollout(Model):
     """How one revision replaces another."""
 
-    strategy: Annotated[Literal["RollingUpdate", "Canary", "Shadow"], Supported(("RollingUpdate",))] = "RollingUpdate"
-    """RollingUpdate: the old revision serves until the new one is ready. Not supported yet: Canary, Shadow."""
-    steps: Annotated[list[RolloutStep], Field(max_length=32), NotYet()] = []
-    """The shares of a canary, one after the other."""
-    analysis: Annotated[Analysis | None, NotYet()] = None
-    """What a canary must keep to."""
-    on_failure: Annotated[Literal["Rollback"], NotYet()] = "Rollback"
-    """What happens to a canary that doesn't."""
+    strategy: Literal["RollingUpdate", "Canary", "Shadow"] = "RollingUpdate"
+    """RollingUpdate: all requests go to the new revision when it is ready. Canary: first some of them, step by step.
+    Shadow: first copies, whose answers are compared and never returned."""
+    steps: Annotated[list[RolloutStep], Field(max_length=32)] = []
+    """The shares of a canary, one after the other; if empty 10% and 50%, a minute each. Shadow: the first pause."""
+    analysis: Analysis | None = None
+    """What the new revision must keep to; if absent, the defaults of its fields."""
+    on_failure: Literal["Rollback"] = "Rollback"
+    """What happens to a revision that doesn't: all requests go to the old one."""
 
 
 class Limits(Model):
@@ -68,13 +70,18 @@ class Drain(Model):
     """How long it may take to answer what it has taken."""
 
 
-class Auth(Model):
+class Auth(
+    Model,
+    json_schema_extra=cel(
+        Rule(f"self.mode != 'ApiKey' || {has_text('self.secretRef')}", "mode ApiKey needs secretRef", ".secretRef")
+    ),
+):
     """Who may send requests."""
 
-    mode: Annotated[Literal["None", "ApiKey"], Supported(("None",))] = "None"
-    """None: everybody who reaches the service. Not supported yet: ApiKey."""
-    secret_ref: Annotated[str, NotYet()] = ""
-    """The Secret with the keys."""
+    mode: Literal["None", "ApiKey"] = "None"
+    """None: everybody who reaches the service. ApiKey: who sends a key as Authorization: Bearer, or as x-api-key."""
+    secret_ref: Annotated[str, Field(max_length=253)] = ""
+    """The Secret with the keys: each of its values is one."""
 
 
 class GatewayRef(Model):
@@ -86,12 +93,31 @@ class GatewayRef(Model):
     """Its listener; all if empty."""
 
 
-class Route(Model):
+class Route(
+    Model,
+    json_schema_extra=cel(
+        Rule("self.mode != 'HTTPRoute' || has(self.gatewayRef)", "mode HTTPRoute needs gatewayRef", ".gatewayRef"),
+        Rule(f"self.mode != 'Ingress' || {has_text('self.hostname')}", "mode Ingress needs hostname", ".hostname"),
+    ),
+):
     """How requests come in."""
 
-    mode: Annotated[Literal["Auto", "HTTPRoute", "Ingress"], Supported(("Auto",))] = "Auto"
-    """Auto: a Service in the cluster. Not supported yet: HTTPRoute, Ingress."""
-    hostname: Annotated[str, NotYet()] = ""
+    mode: Literal["Auto", "HTTPRoute", "Ingress"] = "Auto"
+    """Auto: a Service in the cluster. HTTPRoute and Ingress: that, and a way in from outside."""
+    hostname: Annotated[str, Field(max_length=253)] = ""
     """The host name outside the cluster."""
-    gateway_ref: Annotated[GatewayRef | None, NotYet()] = None
-    """The Gateway to attach to."""
+    gateway_ref: GatewayRef | None = None
+    """The Gateway to attach to, for HTTPRoute."""
+
+
+def traffic_issues(auth: Auth, route: Route, rollout: Rollout) -> Iterator[Issue]:
+    """The operator's own check of the CEL rules above, and of the order of steps."""
+    if auth.mode == "ApiKey" and not auth.secret_ref:
+        yield Issue("spec.auth.secretRef", "mode ApiKey needs it; write the name of a Secret whose values are keys")
+    if route.mode == "HTTPRoute" and route.gateway_ref is None:
+        yield Issue("spec.route.gatewayRef", "mode HTTPRoute needs it; write {name: GATEWAY}")
+    if route.mode == "Ingress" and not route.hostname:
+        yield Issue("spec.route.hostname", "mode Ingress needs it; write the host name under which the model is served")
+    percents = [step.percent for step in rollout.steps]
+    if percents != sorted(percents):
+        yield Issue("spec.rollout.steps", f"the shares must not fall, got {', '.join(map(str, percents))}")

@@ -1,0 +1,47 @@
+"""Worlds of ModelServices for pure tests: a service, its training, and what the Deployment controller does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from modelyard_operator.plan import Object
+from modelyard_operator.service.runtime import Installation
+from modelyard_operator.service.sync import sync
+from simulation import World
+
+INSTALLATION = Installation(workloads_image="modelyard/workloads:test", router_image="modelyard/operator:test")
+DIGEST = "sha256:" + "a" * 64
+
+
+def world(**changes: Any) -> World:
+    spec = {"model": {"source": {"trainingRef": {"name": "digits"}}}, **changes}
+    return World("ModelService", spec, partial(sync, installation=INSTALLATION))
+
+
+def training(digest: str = DIGEST, *, phase: str = "Succeeded", message: str = "") -> Object:
+    done = phase in ("Succeeded", "Failed")
+    conditions = [
+        {"type": "Finished", "status": str(done), "message": message},
+        {"type": "Succeeded", "status": str(phase == "Succeeded")},
+    ]
+    artifact = {"name": "best", "step": 9, "uri": f"pvc://digits-output/{digest[7:10]}", "digest": digest}
+    status = {"phase": phase, "conditions": conditions, "artifacts": [artifact] if phase == "Succeeded" else []}
+    return {"kind": "ModelTraining", "metadata": {"name": "digits", "namespace": "ns"}, "status": status}
+
+
+def available(w: World, revision: str | None = None) -> None:
+    """The Deployment controller reports all replicas of a revision available."""
+    for (kind, name), deployment in w.objects.items():
+        if kind == "Deployment" and (revision is None or name.endswith(revision)):
+            replicas = deployment["spec"]["replicas"]
+            counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+            deployment["status"] = dict.fromkeys(counts, replicas)
+    w.trace.append("-- servers: available")
+
+
+def serves(w: World) -> None:
+    w.training = training()
+    w.settle()
+    available(w)
+    w.settle()
