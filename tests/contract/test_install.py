@@ -13,6 +13,7 @@ from contract.installation import CHART, MANIFESTS, NAMESPACE, Object, chart, he
 from contract.restricted import violations
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from modelyard_operator.service.runtime import parse_profiles
 from modelyard_operator.service.spec import parse as parse_service
 from modelyard_operator.training.spec import parse as parse_training
 
@@ -24,6 +25,8 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "without status server": ("--set", "statusServer.enabled=false"),
     "with everything": ("--set", "metrics.serviceMonitor.enabled=true", "--set", "replicas=2"),
 }
+FREE = ("resources", "runtimes")
+"""What users fill in counts as one value."""
 HELM_LABELS = ("helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/version")
 
 
@@ -112,7 +115,10 @@ def test_the_chart_passes_helms_own_linter() -> None:
 def test_every_value_has_a_comment_and_a_schema() -> None:
     lines = (CHART / "values.yaml").read_text(encoding="utf-8").splitlines()
     schema = yaml.safe_load((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    for above, line in itertools.pairwise(lines):
+    profiles = slice(
+        lines.index("runtimes:") + 1, lines.index("# What the operator's pod asks for and may use at most.")
+    )
+    for above, line in itertools.pairwise([*lines[: profiles.start], *lines[profiles.stop :]]):
         name, colon, value = line.strip().partition(":")
         if colon and value and not name.startswith("#") and name not in ("cpu", "memory"):
             assert above.strip().startswith("#"), f"{line.strip()!r} has no comment above it"
@@ -124,7 +130,7 @@ def keys(values: dict[str, Any], path: str = "") -> set[str]:
     """Dotted names of all values; what users fill in freely counts as one value."""
     found: set[str] = set()
     for name, value in values.items():
-        nested = isinstance(value, dict) and value and path + name != "resources"
+        nested = isinstance(value, dict) and value and path + name not in FREE
         found |= keys(value, f"{path}{name}.") if nested else {path + name}
     return found
 
@@ -132,7 +138,7 @@ def keys(values: dict[str, Any], path: str = "") -> set[str]:
 def described(schema: dict[str, Any], path: str = "") -> set[str]:
     found: set[str] = set()
     for name, field in schema["properties"].items():
-        nested = "properties" in field and path + name != "resources"
+        nested = "properties" in field and path + name not in FREE
         found |= described(field, f"{path}{name}.") if nested else {path + name}
     return found
 
@@ -144,3 +150,10 @@ def test_a_sample_is_accepted_by_the_operator_and_says_how_to_run_it(path: Any) 
     for body in yaml.safe_load_all(text):
         parse = {"ModelTraining": parse_training, "ModelService": parse_service}[body["kind"]]
         parse(body)
+
+
+def test_the_runtime_profiles_of_the_chart_are_what_the_operator_reads() -> None:
+    config = next(body for body in chart() if body["kind"] == "ConfigMap")
+    profiles = parse_profiles(yaml.safe_load(config["data"]["runtimes.yaml"]))
+    assert set(profiles) == {"custom", "triton", "vllm"}
+    assert profiles["vllm"].metrics.tokens
