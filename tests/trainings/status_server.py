@@ -6,6 +6,7 @@ import json
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,8 @@ class StatusServer:
         self.authorizations: list[str] = []
         self.times: list[float] = []
         self.code = code
+        self.answer: dict[str, str] = {"directive": "continue"}
+        self._reported = threading.Condition()
         certificate, key = directory / "tls.crt", directory / "tls.key"
         _self_signed(certificate, key)
         token = directory / "token"
@@ -39,6 +42,11 @@ class StatusServer:
             "KUBEFLOW_TRAINER_SERVER_CA_CERT": str(certificate),
             "KUBEFLOW_TRAINER_SERVER_TOKEN": str(token),
         }
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is true of the reports."""
+        with self._reported:
+            assert self._reported.wait_for(lambda: bool(self.reports) and condition(), seconds), self.reports[-1:]
 
     def __enter__(self) -> StatusServer:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -57,11 +65,13 @@ class StatusServer:
                 server.times.append(time.monotonic())
                 server.reports.append(json.loads(body))
                 server.authorizations.append(self.headers["Authorization"])
-                answer = b'{"directive": "continue"}'
+                answer = json.dumps(server.answer).encode()
                 self.send_response(server.code)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
+                with server._reported:
+                    server._reported.notify_all()
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Silent."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,15 @@ def test_the_time_to_go_follows_the_speed_since_the_start_of_the_process() -> No
 
 
 def test_a_report_before_any_step_is_complete() -> None:
-    body = report(None, None, None)
+    body = report(Outcome(), None)
     assert body["trainerStatus"]["progressPercentage"] == 0
     assert body["trainerStatus"]["metrics"] == []
-    assert "progress" not in body
+    assert body["progress"] == {"tick": 0}
+
+
+def reporting(environment: Mapping[str, str], follow: Callable[[str], None] = print) -> StatusReporter | None:
+    """A reporter of nothing in particular."""
+    return StatusReporter.from_environment(environment, lambda: report(Outcome(), None), follow)
 
 
 @pytest.mark.parametrize("code", [401, 404, 500, 302])
@@ -89,11 +95,10 @@ def test_an_operator_that_refuses_reports_is_mentioned_once_without_the_token(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], code: int
 ) -> None:
     with StatusServer(tmp_path, code) as server:
-        reporter = StatusReporter.from_environment(server.environment)
+        reporter = reporting(server.environment)
         assert reporter is not None
-        reporter.offer(report(None, None, None))
-        time.sleep(0.3)
-        reporter.close(report(None, None, None))
+        server.wait_for(lambda: len(server.reports) == 1)
+        reporter.close()
     assert len(server.reports) == 2
     said = capfd.readouterr().err
     assert said.count("progress report failed") == 1
@@ -103,14 +108,14 @@ def test_an_operator_that_refuses_reports_is_mentioned_once_without_the_token(
 def test_an_operator_that_is_not_there_costs_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with StatusServer(tmp_path) as server:
         environment = server.environment
-    reporter = StatusReporter.from_environment(environment)
+    reporter = reporting(environment)
     assert reporter is not None
     began = time.monotonic()
-    reporter.close(report(None, None, None))
+    reporter.close()
     assert time.monotonic() - began < 7
     assert "progress report failed" in capfd.readouterr().err
-    assert StatusReporter.from_environment({**environment, "KUBEFLOW_TRAINER_SERVER_URL": "http://x"}) is None
-    assert StatusReporter.from_environment({}) is None
+    assert reporting({**environment, "KUBEFLOW_TRAINER_SERVER_URL": "http://x"}) is None
+    assert reporting({}) is None
 
 
 def supervise(script: str, ranks: int = 2, grace: float = 11.5) -> subprocess.Popen[str]:

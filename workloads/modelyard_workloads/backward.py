@@ -89,11 +89,16 @@ def uses_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) 
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and able)
 
 
+def compiles(mode: Literal["auto", "on", "off"], device: torch.device) -> bool:
+    """Is the model compiled? `auto` compiles on a GPU; on a CPU the first steps would wait for a C++ compiler."""
+    return mode == "on" or (mode == "auto" and device.type == "cuda")
+
+
 def compile_model(model: nn.Module, mode: Literal["auto", "on", "off"], device: torch.device) -> None:
-    """Compile in place (the names of the weights stay). `auto` compiles on a GPU; on a CPU the first steps would wait
-    for a C++ compiler. Raises ConfigError when it is asked for and there is none.
+    """Compile in place (the names of the weights stay). Raises ConfigError when it is asked for and there is no C++
+    compiler.
     """
-    if mode == "off" or (mode == "auto" and device.type != "cuda"):
+    if not compiles(mode, device):
         return
     if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         issue = Issue("parameters.compile", "needs a C++ compiler, and this image has none; write auto or off")

@@ -34,6 +34,12 @@ class Exporter:
         self._save_seconds = self._gauge("checkpoint_save_seconds", "Seconds the latest checkpoint took.")
         self._saved_step = self._gauge("checkpoint_step", "Step of the latest checkpoint.")
         self._saved_bytes = self._gauge("checkpoint_size_bytes", "Size of the latest checkpoint.")
+        self._seconds = Gauge(
+            "modelyard_training_attempt_seconds",
+            "Seconds of this attempt by cause; they sum to the time since its start.",
+            [*self._labels, "cause"],
+            registry=self._registry,
+        )
         self._saves = Counter(
             "modelyard_training_checkpoints",
             "Checkpoints saved by this pod.",
@@ -58,6 +64,11 @@ class Exporter:
             if name not in self._metrics:
                 self._metrics[name] = self._gauge(_snake(name), f"Latest {name} of the evaluation.")
             self._metrics[name].set(value)
+
+    def timing(self, seconds: Mapping[str, float]) -> None:
+        """Take over the seconds by cause."""
+        for cause, value in seconds.items():
+            self._seconds.labels(**self._labels, cause=cause).set(value)
 
     def checkpoint(self, event: Mapping[str, Any]) -> None:
         """Take over a checkpoint event."""

@@ -8,35 +8,61 @@ The exit code is that of the root cause (exits.py), the termination message name
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from modelyard_workloads import config as configuration
 from modelyard_workloads import termination
+from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.exits import BAD_CONFIG, BAD_ENVIRONMENT, ConfigError, PodError
 from modelyard_workloads.exporter import Exporter
 from modelyard_workloads.hardware import available_cores, openmp_environment
+from modelyard_workloads.peers import PeerClient, PeerServer
 from modelyard_workloads.processes import Failure, start
-from modelyard_workloads.status import Estimator, StatusReporter, report
+from modelyard_workloads.status import INTERVAL_SECONDS, Estimator, StatusReporter, report
+from modelyard_workloads.stopwatch import STARTED_VARIABLE
 from modelyard_workloads.supervisor import Outcome, Supervisor
+from modelyard_workloads.watchdog import COMPILE_SECONDS, Investigator, Watchdog
 
+DEADLINE_VARIABLE = "MODELYARD_PROGRESS_DEADLINE_SECONDS"  # without movement for so long, stacks are taken
 GRACE_VARIABLE = "MODELYARD_GRACE_SECONDS"
 _DEFAULT_GRACE_SECONDS = 120.0
 
 
 class Announcer:
-    """Carries rank 0's events to the operator and to Prometheus; on other nodes there is nothing to carry."""
+    """Carries rank 0's events to the operator and to Prometheus, and the operator's directives to the ranks."""
 
-    def __init__(self, environment: Mapping[str, str], exporter: Exporter) -> None:
-        self._exporter = exporter
-        self._status = StatusReporter.from_environment(environment)
+    def __init__(self, environment: Mapping[str, str], config: TrainingConfig) -> None:
+        self._exporter = Exporter(config.training.namespace, config.training.name)
+        self._exporter.serve(environment)
+        self._environment = environment
+        self._status: StatusReporter | None = None
+        self._outcome = Outcome()
         self._estimator = Estimator()
         self._remaining: int | None = None
         self._checkpoint: object = None
-        if self._status:
-            self._status.offer(report(None, None, None))
+        self._allowed = 0  # beats of the heart that compiling is given
+
+    def connect(self, supervisor: Supervisor, investigator: Investigator) -> None:
+        """Report from now on, and pass directives on."""
+        actions = {"checkpoint": lambda: supervisor.ask(supervisor.save), "dumpStacks": investigator.start}
+
+        def follow(directive: str) -> None:
+            if directive in actions:
+                actions[directive]()
+
+        def found(stacks: dict[str, Any]) -> None:
+            self._outcome.stacks = stacks
+            if self._status:
+                self._status.send_now()
+
+        self._outcome = supervisor.outcome
+        investigator.found = found
+        self._status = StatusReporter.from_environment(self._environment, self._compose, follow)
 
     def update(self, outcome: Outcome) -> None:
         """Something new is known."""
@@ -44,17 +70,23 @@ class Announcer:
         if progress is not None:
             self._exporter.progress(progress)
             self._remaining = self._estimator.remaining(progress["step"], progress["totalSteps"], time.monotonic())
+        self._exporter.timing(outcome.timing)
         if checkpoint is not None and checkpoint is not self._checkpoint:
             self._exporter.checkpoint(checkpoint)
             self._checkpoint = checkpoint
-        if self._status:
-            self._status.offer(report(progress, checkpoint, self._remaining))
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self) -> None:
         """The last report."""
         if self._status:
-            done = 0 if outcome.result is not None else self._remaining
-            self._status.close(report(outcome.progress, outcome.checkpoint, done))
+            self._status.close()
+
+    def _compose(self) -> dict[str, Any]:
+        outcome = self._outcome
+        body = report(outcome, 0 if outcome.result is not None else self._remaining)
+        if body["progress"].get("phase") == "compile" and self._allowed < COMPILE_SECONDS / INTERVAL_SECONDS:
+            self._allowed += 1  # nothing can move inside the first pass of a compiled model
+        body["progress"]["tick"] += self._allowed
+        return body
 
 
 def rank_environments(environment: Mapping[str, str]) -> dict[int, dict[str, str]]:
@@ -85,32 +117,54 @@ def rank_environments(environment: Mapping[str, str]) -> dict[int, dict[str, str
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Run the ranks of this node; returns the pod's exit code."""
+    started = time.monotonic()
     try:
         config = configuration.load(environment)
-        environments = rank_environments(environment)
+        environments = rank_environments({**environment, STARTED_VARIABLE: str(started)})
         grace = float(environment.get(GRACE_VARIABLE) or _DEFAULT_GRACE_SECONDS)
+        deadline = float(environment.get(DEADLINE_VARIABLE) or "inf")
         configuration.check_batch_size(config, int(environments[min(environments)]["WORLD_SIZE"]))
     except ConfigError as error:
         return _refuse(error, BAD_CONFIG, environment)
     except (PodError, ValueError) as error:
         return _refuse(error, BAD_ENVIRONMENT, environment)
 
-    announcer: Announcer | None = None
-    if 0 in environments:
-        exporter = Exporter(config.training.namespace, config.training.name)
-        exporter.serve(environment)
-        announcer = Announcer(environment, exporter)
+    announcer = Announcer(environment, config) if 0 in environments else None
     supervisor = Supervisor(
         grace_seconds=grace,
         prefix=int(environments[min(environments)]["WORLD_SIZE"]) > 1,
         on_event=announcer.update if announcer else None,
     )
+    investigator = _investigator(config, environments, supervisor)
+    supervisor.watchdog = Watchdog(deadline if math.isfinite(deadline) else None, investigator.start)
     supervisor.prepare()
-    outcome = supervisor.run([start(rank, variables) for rank, variables in environments.items()])
+    ranks = [start(rank, variables) for rank, variables in environments.items()]
+    investigator.watch(ranks)
+    if announcer:
+        announcer.connect(supervisor, investigator)
+    outcome = supervisor.run(ranks)
     termination.write(termination.message(outcome), environment)
     if announcer:
-        announcer.close(outcome)
+        announcer.close()
     return outcome.exit_code
+
+
+def _investigator(
+    config: TrainingConfig, environments: Mapping[int, Mapping[str, str]], supervisor: Supervisor
+) -> Investigator:
+    """Node 0 asks the other launchers and keeps what they say; the others answer it."""
+    first = environments[min(environments)]
+    processes, world = int(first["LOCAL_WORLD_SIZE"]), int(first["WORLD_SIZE"])
+    investigator = Investigator(say=supervisor.say, attempt=config.attempt)
+    node, nodes, port = min(environments) // processes, world // processes, int(first["MASTER_PORT"]) + 1
+    if node == 0:
+        investigator.output, investigator.uri = config.output.path, config.output.uri
+    if node == 0 and nodes > 1:
+        ranks_of = {other: range(other * processes, (other + 1) * processes) for other in range(1, nodes)}
+        investigator.peers = PeerServer(port, ranks_of)
+    elif nodes > 1:
+        PeerClient((first["MASTER_ADDR"], port), node, investigator.local)
+    return investigator
 
 
 def _refuse(error: Exception, code: int, environment: Mapping[str, str]) -> int:

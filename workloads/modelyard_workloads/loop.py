@@ -10,8 +10,6 @@ of ranks ends bit for bit like one that never was.
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,14 +21,14 @@ from modelyard_workloads.backward import Backward, compile_model
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import Ranks
-from modelyard_workloads.metrics import Meter, Progress, Reporter
+from modelyard_workloads.heartbeat import moved
+from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.optimizer import MovingAverage, build_optimizer, restore_optimizer, set_learning_rate
 from modelyard_workloads.outputs import Outputs, Published
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
 from modelyard_workloads.tasks.base import OwnOptimizer, Task
-
-_REPORT_SECONDS = 1.0  # the launcher hears at least this often that there is progress
+from modelyard_workloads.watch import Watch
 
 
 class Stopped(Exception):
@@ -56,10 +54,6 @@ class LoopState:
     def all_metrics(self) -> dict[str, float]:
         """The latest loss and evaluation together."""
         return ({} if self.loss is None else {"loss": self.loss}) | self.metrics
-
-
-class Diverged(RuntimeError):
-    """The loss is no number any more; a checkpoint of it would be worthless and is not written."""
 
 
 class Training:
@@ -169,8 +163,11 @@ class Training:
         """Metrics on the held-out data, the same on all ranks; remembers the best weights."""
         model = self.evaluated.eval()
         ranks.broadcast_buffers(model)
+        sums = []
         with self._backward.precision():
-            sums = [self._task.measure(model, batch) for batch in self._task.evaluation()]
+            for batch in self._task.evaluation():
+                sums.append(self._task.measure(model, batch))
+                moved()
         # A rank without samples has nothing to add, but does not know how long the vector is.
         length = int(ranks.maximum(len(sums[0]) if sums else 0))
         local = torch.stack(sums).sum(dim=0) if sums else torch.zeros(length, dtype=torch.float64)
@@ -202,16 +199,24 @@ class Training:
 
 
 def train(
-    task: Task, config: TrainingConfig, ranks: Ranks, reporter: Reporter, stop_requested: Callable[[], bool]
+    task: Task,
+    config: TrainingConfig,
+    ranks: Ranks,
+    reporter: Reporter,
+    stop_requested: Callable[[], bool],
+    save_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Train to the end. Returns the result for the termination message; raises Stopped after a SIGTERM on any rank."""
+    """Train to the end. Returns the result for the termination message; raises Stopped after a SIGTERM on any rank.
+    `save_requested`: a checkpoint is wanted now, after which training goes on.
+    """
     outputs = Outputs(config, ranks, reporter)
     training = Training(task, config, ranks)
+    moved()
     saved = outputs.resume()
     if saved is not None:
         training.restore(saved, ranks)
+    watch = Watch(training, config, ranks, reporter, outputs.highwater)
     model = training.prepare(ranks)
-    watch = _Watch(training, config, ranks, reporter)
     state = training.state
 
     while not training.ended:
@@ -219,102 +224,24 @@ def train(
         loss = training.step(model, batch)
         watch.count()
         if watch.evaluation_due():
-            watch.evaluated(training.evaluate(ranks))
+            with watch.evaluating():
+                training.evaluate(ranks)
         watch.report(loss)
-        stop, save = ranks.agree(stop_requested(), outputs.due(state.step, ended=training.ended))
+        save_wanted = outputs.due(state.step, ended=training.ended) or save_requested()
+        stop, save = ranks.agree(stop_requested(), save_wanted)
         if stop or save:
-            watch.saving(loss)
-            outputs.save(state.step, training.sections(ranks), required=stop)
-            watch.saved()
+            with watch.saving(loss):
+                outputs.save(state.step, training.sections(ranks), required=stop)
         if stop and not training.ended:
             raise Stopped(state.step)
 
+    with watch.publishing():
+        artifacts = outputs.publish(task, training.candidates())
     return {
         "step": state.step,
         "totalSteps": training.total_steps,
         "endedEarly": state.ended_early,
         "epoch": training.epoch + 1,
         "metrics": {name: f"{value:.6g}" for name, value in state.all_metrics().items()},
-        "artifacts": outputs.publish(task, training.candidates()),
+        "artifacts": artifacts,
     }
-
-
-class _Watch:
-    """The clock of the loop: what is due, what is reported."""
-
-    def __init__(self, training: Training, config: TrainingConfig, ranks: Ranks, reporter: Reporter) -> None:
-        self._training = training
-        self._parameters = config.parameters
-        self._ranks = ranks
-        self._reporter = reporter
-        self._meter = Meter()
-        self._reported = time.perf_counter()
-        self._waited = 0.0
-        self._send("train", line=False)
-
-    def wait_for(self, data: Any) -> Any:
-        """The next batch; the time it took counts as waiting for data."""
-        began = time.perf_counter()
-        batch = next(data)
-        self._waited = time.perf_counter() - began
-        return batch
-
-    def evaluation_due(self) -> bool:
-        """At the end of every n-th epoch, or after so many steps, and at the end."""
-        step, per_epoch = self._training.state.step, self._training.data.steps_per_epoch
-        every = self._parameters.evaluate_every_steps or self._parameters.evaluate_every_epochs * per_epoch
-        due = step % every == 0 or step == self._training.total_steps
-        if due:
-            self._send("evaluate", line=False)
-        return due
-
-    def evaluated(self, metrics: dict[str, float]) -> None:
-        """Report an evaluation."""
-        self._reporter.event(
-            "evaluation", step=self._training.state.step, epoch=self._training.epoch + 1, metrics=metrics
-        )
-        self._meter.restart()
-
-    def count(self) -> None:
-        """One more step is done."""
-        self._meter.count(self._parameters.batch_size, self._waited)
-
-    def report(self, loss: Tensor) -> None:
-        """Say something when a line is due, or when the launcher has not heard for a second."""
-        step = self._training.state.step
-        line = step % self._parameters.log_every_steps == 0 or self._training.ended
-        if line:
-            self.check(loss)
-        if line or time.perf_counter() - self._reported > _REPORT_SECONDS:
-            self._send(self._training.schedule.phase(step), line=line)
-
-    def check(self, loss: Tensor) -> None:
-        """Average the loss over the ranks (a collective call). Raises Diverged when it is no number."""
-        value = float(self._ranks.sum(loss.double())) / self._ranks.world_size
-        if not math.isfinite(value):
-            step = self._training.state.step
-            raise Diverged(f"the loss is {value} at step {step}: lower learningRate or set clipGradientNorm")
-        self._training.state.loss = value
-
-    def saving(self, loss: Tensor) -> None:
-        """A checkpoint follows, if the loss is worth one."""
-        self.check(loss)
-        self._send("save", line=False)
-
-    def saved(self) -> None:
-        """Do not take the pause for slow steps."""
-        self._meter.restart()
-
-    def _send(self, phase: str, *, line: bool) -> None:
-        training = self._training
-        progress = Progress(
-            step=training.state.step,
-            totalSteps=training.total_steps,
-            epoch=training.epoch + 1,
-            phase=phase,
-            metrics=training.state.all_metrics(),
-            learningRate=training.schedule.learning_rate(max(0, training.state.step - 1)),
-            **self._meter.latest(),
-        )
-        self._reporter.progress(progress, line=line)
-        self._reported = time.perf_counter()

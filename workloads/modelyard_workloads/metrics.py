@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
+
+from modelyard_workloads.stopwatch import Stopwatch
 
 EVENTS_VARIABLE = "MODELYARD_EVENTS_FD"
 
@@ -75,16 +78,23 @@ class Reporter:
         self._stdout = stdout
         descriptor = environment.get(EVENTS_VARIABLE, "")
         self._pipe = int(descriptor) if descriptor.isdecimal() else None
+        self._sending = threading.Lock()
+        self.stopwatch = Stopwatch(environment)
 
     def progress(self, progress: Progress, *, line: bool) -> None:
         """Report to the launcher, and with `line` on stdout too."""
         if self._rank != 0:
             return
-        self._send({"event": "progress", **asdict(progress)})
+        timing = self.stopwatch.read()
+        self._send({"event": "progress", **asdict(progress), "timing": timing})
         if line and self._stdout.isatty():
             self._draw(progress)
         elif line:
-            self._print({"event": "progress", **_rounded(asdict(progress))})
+            self._print({"event": "progress", **_rounded(asdict(progress)), "timing": timing})
+
+    def tick(self, count: int) -> None:
+        """The heartbeat of this rank; the seconds by cause go with it, since a long evaluation sends nothing else."""
+        self._send({"event": "tick", "count": count, "timing": self.stopwatch.read()})
 
     def event(self, name: str, **fields: Any) -> None:
         """A thing that happened (checkpoint, evaluation, resume, result): to the launcher and, from rank 0, to
@@ -112,14 +122,13 @@ class Reporter:
         self._stdout.flush()
 
     def _send(self, fields: dict[str, Any]) -> None:
-        if self._pipe is None:
-            return
         data = (json.dumps(fields) + "\n").encode()
-        try:
-            while data:
-                data = data[os.write(self._pipe, data) :]
-        except OSError:
-            self._pipe = None  # the launcher is gone; whoever reads the log still sees the lines
+        with self._sending:  # the heartbeat and the writer of checkpoints have threads of their own
+            try:
+                while data and self._pipe is not None:
+                    data = data[os.write(self._pipe, data) :]
+            except OSError:
+                self._pipe = None  # the launcher is gone; whoever reads the log still sees the lines
 
 
 def _rounded(fields: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.durable import Fence, canonical_json
 from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
+from modelyard_workloads.heartbeat import moved
+from modelyard_workloads.highwater import HighWater
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.tasks.base import Task
 
@@ -52,6 +54,7 @@ class Outputs:
         self._saved_at = time.monotonic()
         self._saved_step = -1
         self._store: CheckpointStore | None = None
+        self.highwater: HighWater | None = None
         if ranks.is_main:
             output, identity = config.output, config.training
             self._fence = Fence(output.path, config.attempt, identity.uid)
@@ -65,6 +68,7 @@ class Outputs:
             try:
                 self._fence.acquire()
                 self._store.prepare()
+                self.highwater = HighWater(output.path, identity.uid)
             except OSError as error:
                 raise PodError(f"the output {output.path} cannot be written: {error}") from None
 
@@ -127,6 +131,7 @@ class Outputs:
         if self._store is not None:
             for candidate in candidates:
                 entries += self._publish(task, candidate)
+                moved()
         self._ranks.barrier()
         return entries
 

@@ -12,10 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from modelyard_workloads.metrics import EVENTS_VARIABLE
 
+STACKS_VARIABLE = "MODELYARD_STACKS_FD"  # where a rank's faulthandler writes
+SAVE_SIGNAL = signal.SIGUSR2  # asks rank 0 for a checkpoint
 TAIL_LINES = 20
 _LONGEST_LINE = 1 << 16
 
@@ -64,6 +67,7 @@ class Rank:
     pid: int
     output: int  # file descriptor of stdout and stderr
     events: int  # file descriptor of the JSON lines of metrics.Reporter
+    stacks: IO[bytes]  # what its faulthandler writes
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     exit_code: int | None = None  # negative: a signal; None: still running
     failure: Failure | None = None
@@ -79,6 +83,12 @@ class Rank:
         if self.exit_code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
+
+    def save(self) -> None:
+        """Ask the rank for a checkpoint, after which it goes on."""
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, SAVE_SIGNAL)
 
     def ended(self, code: int) -> None:
         """Note the exit status (negative for a signal) and complete the failure that the rank may have reported
@@ -110,6 +120,7 @@ class Rank:
 
 def start(rank: int, environment: Mapping[str, str], command: list[str] | None = None) -> Rank:
     """Start one rank in a session of its own (so that all it starts can be ended with it)."""
+    stacks = TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - as long as the rank
     output_read, output_write = os.pipe()
     events_read, events_write = os.pipe()
     try:
@@ -118,8 +129,13 @@ def start(rank: int, environment: Mapping[str, str], command: list[str] | None =
             stdin=subprocess.DEVNULL,
             stdout=output_write,
             stderr=output_write,
-            env={**environment, "PYTHONUNBUFFERED": "1", EVENTS_VARIABLE: str(events_write)},
-            pass_fds=[events_write],
+            env={
+                **environment,
+                "PYTHONUNBUFFERED": "1",
+                EVENTS_VARIABLE: str(events_write),
+                STACKS_VARIABLE: str(stacks.fileno()),
+            },
+            pass_fds=[events_write, stacks.fileno()],
             start_new_session=True,
         )
     finally:
@@ -129,7 +145,7 @@ def start(rank: int, environment: Mapping[str, str], command: list[str] | None =
     process.returncode = 0
     for descriptor in (output_read, events_read):
         os.set_blocking(descriptor, False)
-    return Rank(rank=rank, pid=process.pid, output=output_read, events=events_read)
+    return Rank(rank=rank, pid=process.pid, output=output_read, events=events_read, stacks=stacks)
 
 
 def read_available(descriptor: int) -> tuple[bytes, bool]:

@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from modelyard_workloads.supervisor import Outcome
 from modelyard_workloads.termination import checkpoint_fields
 
 INTERVAL_SECONDS = 5.0
@@ -26,6 +27,7 @@ _URL = "KUBEFLOW_TRAINER_SERVER_URL"
 _CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 _TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - the path of one
 _PROGRESS_FIELDS = ("step", "totalSteps", "epoch", "samplesPerSecond", "phase")
+_ANSWER_BYTES = 1 << 16
 
 
 class Estimator:
@@ -44,11 +46,9 @@ class Estimator:
         return round((total_steps - step) * (now - first_time) / (step - first_step))
 
 
-def report(
-    progress: Mapping[str, Any] | None, checkpoint: Mapping[str, Any] | None, remaining: int | None
-) -> dict[str, Any]:
-    """The body of one report; `progress` and `checkpoint` are events of rank 0."""
-    progress = progress or {}
+def report(outcome: Outcome, remaining: int | None) -> dict[str, Any]:
+    """The body of one report, of what is known now; `remaining` in seconds."""
+    progress = outcome.progress or {}
     total = progress.get("totalSteps", 0)
     status: dict[str, Any] = {
         "progressPercentage": min(100, 100 * progress.get("step", 0) // total) if total else 0,
@@ -57,11 +57,14 @@ def report(
     }
     if remaining is not None:
         status["estimatedRemainingSeconds"] = remaining
-    body: dict[str, Any] = {"trainerStatus": status}
-    if progress:
-        body["progress"] = {name: progress[name] for name in _PROGRESS_FIELDS if name in progress}
-    if checkpoint is not None:
-        body["checkpoint"] = checkpoint_fields(checkpoint)
+    body: dict[str, Any] = {"trainerStatus": status, "progress": {"tick": outcome.tick}}
+    body["progress"] |= {name: progress[name] for name in _PROGRESS_FIELDS if name in progress}
+    if outcome.checkpoint is not None:
+        body["checkpoint"] = checkpoint_fields(outcome.checkpoint)
+    if outcome.timing:
+        body["timing"] = outcome.timing
+    if outcome.stacks is not None:
+        body["stacks"] = outcome.stacks
     return body
 
 
@@ -71,10 +74,21 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class StatusReporter:
-    """Posts the newest report, at most one every five seconds, the last one at the end."""
+    """Posts a report every five seconds, with news or without: the answer may carry a directive. Sends the last one at
+    the end.
+    """
 
-    def __init__(self, url: str, ca_file: str, token_file: str) -> None:
-        """Raises OSError or ssl.SSLError when the certificate cannot be read, ValueError unless the URL is https."""
+    def __init__(
+        self,
+        address: tuple[str, str, str],
+        compose: Callable[[], dict[str, Any]],
+        follow: Callable[[str], None],
+    ) -> None:
+        """`address`: URL, file of the authority's certificate, file of the token. `compose` makes the body of a report,
+        `follow` does what a directive asks for; both are called in the reporter's thread. Raises OSError or
+        ssl.SSLError when the certificate cannot be read, ValueError unless the URL is https.
+        """
+        url, ca_file, token_file = address
         if not url.startswith("https://"):
             raise ValueError(f"{_URL}={url!r} must start with https://, a token goes there")
         context = ssl.create_default_context(cafile=ca_file or None)
@@ -84,35 +98,39 @@ class StatusReporter:
         )
         self._url = url
         self._token_file = Path(token_file)
+        self._compose = compose
+        self._follow = follow
+        self._followed = ""  # the id of the directive that was acted upon
         self._changed = threading.Condition()
-        self._pending: dict[str, Any] | None = None
+        self._urgent = True
         self._closed = False
         self._complaint = ""
         self._thread = threading.Thread(target=self._work, name="status", daemon=True)
         self._thread.start()
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> StatusReporter | None:
+    def from_environment(
+        cls, environment: Mapping[str, str], compose: Callable[[], dict[str, Any]], follow: Callable[[str], None]
+    ) -> StatusReporter | None:
         """None when the operator asked for no reports, or when they cannot be sent (a line on stderr says why)."""
         url = environment.get(_URL, "")
         if not url:
             return None
         try:
-            return cls(url, environment.get(_CA, ""), environment.get(_TOKEN_FILE, ""))
+            return cls((url, environment.get(_CA, ""), environment.get(_TOKEN_FILE, "")), compose, follow)
         except (OSError, ValueError) as error:
             sys.stderr.write(f"progress is not reported: {error}\n")
             return None
 
-    def offer(self, body: dict[str, Any]) -> None:
-        """Send this, unless something newer comes before the next report is due."""
+    def send_now(self) -> None:
+        """Do not wait for the next report to be due."""
         with self._changed:
-            self._pending = body
+            self._urgent = True
             self._changed.notify()
 
-    def close(self, body: dict[str, Any]) -> None:
+    def close(self) -> None:
         """Send the last report now and wait for it, but not longer than one timeout and a second."""
         with self._changed:
-            self._pending = body
             self._closed = True
             self._changed.notify()
         self._thread.join(TIMEOUT_SECONDS + 1)
@@ -121,27 +139,34 @@ class StatusReporter:
         next_at = 0.0
         while True:
             with self._changed:
-                while not self._closed and (self._pending is None or time.monotonic() < next_at):
-                    wait = None if self._pending is None else max(0.0, next_at - time.monotonic())
-                    self._changed.wait(wait)
-                body, self._pending, closed = self._pending, None, self._closed
-            if body is not None:
-                self._post(body)
+                while not (self._closed or self._urgent) and time.monotonic() < next_at:
+                    self._changed.wait(max(0.0, next_at - time.monotonic()))
+                closed, self._urgent = self._closed, False
+            self._post(self._compose(), last=closed)
             if closed:
                 return
             next_at = time.monotonic() + INTERVAL_SECONDS
 
-    def _post(self, body: dict[str, Any]) -> None:
+    def _post(self, body: dict[str, Any], *, last: bool) -> None:
         try:
             token = self._token_file.read_text().strip()  # read anew: the kubelet rotates it
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
             request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-                response.read(1 << 16)
+                answer = response.read(_ANSWER_BYTES)
             complaint = ""
+            if not last:
+                self._obey(json.loads(answer or b"{}"))
         except Exception as error:
             # Any error at all: a report is never worth a training. Said once, not every five seconds.
             complaint = f"progress report failed: {type(error).__name__}: {error}"
         if complaint and complaint != self._complaint:
             sys.stderr.write(f"{complaint}\n")
         self._complaint = complaint
+
+    def _obey(self, answer: Any) -> None:
+        """Act once for every id: the operator repeats itself until it sees the effect."""
+        directive, identity = answer.get("directive"), answer.get("directiveId")
+        if isinstance(directive, str) and isinstance(identity, str) and identity and identity != self._followed:
+            self._followed = identity
+            self._follow(directive)

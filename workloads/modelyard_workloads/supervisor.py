@@ -11,13 +11,16 @@ import selectors
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from modelyard_workloads.exits import CHECKPOINTED, FAILURE, SUCCESS
-from modelyard_workloads.processes import Failure, Lines, Rank, parse_event, read_available, reap
+from modelyard_workloads.processes import SAVE_SIGNAL, Failure, Lines, Rank, parse_event, read_available, reap
+from modelyard_workloads.stacks import DUMP_SIGNAL
+from modelyard_workloads.watchdog import Watchdog
 
 PEER_GRACE_SECONDS = 5.0  # for the others, after one rank has failed
 SECOND_SIGNAL_SECONDS = 5.0  # for all, after a second SIGTERM
@@ -34,6 +37,9 @@ class Outcome:
     result: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     checkpoint: dict[str, Any] | None = None
+    tick: int = 0  # pieces of work that rank 0 has done; it stands still when nothing moves
+    timing: dict[str, float] = field(default_factory=dict)  # seconds of this attempt by cause
+    stacks: dict[str, Any] | None = None  # where the stacks of a standstill are
 
 
 class Supervisor:
@@ -41,6 +47,9 @@ class Supervisor:
 
     def __init__(self, *, grace_seconds: float, prefix: bool, on_event: Callable[[Outcome], None] | None) -> None:
         self.outcome = Outcome()
+        self.watchdog: Watchdog | None = None
+        self._asked: deque[Callable[[], None]] = deque()
+        self._save_wanted = False
         self._grace = max(1.0, grace_seconds - RESERVE_SECONDS)
         self._prefix = prefix
         self._on_event = on_event
@@ -58,6 +67,9 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
+        # Until a rank has handlers of its own it inherits this: a request that comes early must not kill it.
+        for number in (DUMP_SIGNAL, SAVE_SIGNAL):
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
 
@@ -65,15 +77,18 @@ class Supervisor:
         """Wait until all ranks have ended; the outcome names the root cause."""
         self._ranks = ranks
         for rank in ranks:
-            self._listen(rank.output, Lines(lambda line, rank=rank: self._output(rank, line)))  # type: ignore[misc]
+            self._listen(rank.output, Lines(lambda line, rank=rank: self.say(rank, line)))  # type: ignore[misc]
             self._listen(rank.events, Lines(lambda line, rank=rank: self._event(rank, line)))  # type: ignore[misc]
         if self._signals:  # it came while the ranks were being started
             self._forward()
         while any(rank.exit_code is None for rank in ranks):
-            timeout = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
-            for key, _ in self._selector.select(timeout):
+            for key, _ in self._selector.select(self._seconds_to_wait()):
                 self._read(key.fd, key.data)
             self._collect()
+            while self._asked:
+                self._asked.popleft()()
+            if self.watchdog is not None:
+                self.watchdog.check()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._kill_all()
         for key in list(self._selector.get_map().values()):
@@ -82,6 +97,32 @@ class Supervisor:
                 key.data.finish()
         self._judge()
         return self.outcome
+
+    def ask(self, action: Callable[[], None]) -> None:
+        """Have something done by the supervising thread; may be called from any other."""
+        self._asked.append(action)
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes it too
+            os.write(self._wake_write, b"\0")
+
+    def save(self) -> None:
+        """Ask rank 0 for a checkpoint, as soon as it trains."""
+        self._save_wanted = self.outcome.progress is None
+        if not self._save_wanted:
+            for rank in self._ranks:
+                if rank.rank == 0:
+                    rank.save()
+
+    def say(self, rank: Rank, line: str) -> None:
+        """A line about a rank: into the pod's log, and into the last words of the rank."""
+        rank.tail.append(line)
+        sys.stdout.write(f"[rank {rank.rank}] {line}\n" if self._prefix else f"{line}\n")
+        sys.stdout.flush()
+
+    def _seconds_to_wait(self) -> float | None:
+        waits = [] if self._kill_at is None else [max(0.0, self._kill_at - time.monotonic())]
+        if self.watchdog is not None and (left := self.watchdog.seconds_left()) is not None:
+            waits.append(left)
+        return min(waits, default=None)
 
     def _listen(self, descriptor: int, lines: Lines) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, lines)
@@ -96,20 +137,25 @@ class Supervisor:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(descriptor)
 
-    def _output(self, rank: Rank, line: str) -> None:
-        rank.tail.append(line)
-        sys.stdout.write(f"[rank {rank.rank}] {line}\n" if self._prefix else f"{line}\n")
-        sys.stdout.flush()
-
     def _event(self, rank: Rank, line: str) -> None:
         event = parse_event(line)
         if event is None:
             return
         name = event.pop("event")
+        timing = event.pop("timing", None)
+        if timing is not None and rank.rank == 0:
+            self.outcome.timing = timing
+        if self.watchdog is not None:
+            self.watchdog.moved(event.get("phase"))
+        self.outcome.stacks = None  # of a standstill that is over
         if name == "failure":
             rank.reported(event)
+        elif name == "tick" and rank.rank == 0:
+            self.outcome.tick = event["count"]
         elif name == "progress":
             self.outcome.progress = event
+            if self._save_wanted:
+                self.save()
         elif name in ("checkpoint", "resumed"):
             self.outcome.checkpoint = event
         elif name == "result":
@@ -127,9 +173,14 @@ class Supervisor:
         if self._signals == 1:
             for rank in self._ranks:
                 rank.terminate()
-            self._end_within(self._grace)
+            # Ranks that stand still will not save.
+            self._end_within(PEER_GRACE_SECONDS if self._stands_still else self._grace)
         else:
             self._end_within(SECOND_SIGNAL_SECONDS)
+
+    @property
+    def _stands_still(self) -> bool:
+        return self.watchdog is not None and self.watchdog.barked
 
     def _collect(self) -> None:
         codes = dict(reap())
@@ -166,7 +217,11 @@ class Supervisor:
         assert failure is not None
         self.outcome.failure = failure
         self.outcome.log_tail = list(first.tail)
-        if self._timed_out:
+        if self._timed_out and self._stands_still:
+            failure.reason = "Stalled"
+            failure.message = "the ranks stood still, and were killed when they were to stop"
+            self.outcome.exit_code = 128 + signal.SIGTERM
+        elif self._timed_out:
             failure.reason = "StopTimeout"
             failure.message = "the ranks did not save and stop within the grace period and were killed"
             self.outcome.exit_code = 128 + signal.SIGTERM

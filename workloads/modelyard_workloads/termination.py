@@ -43,6 +43,10 @@ def message(outcome: Outcome) -> dict[str, Any]:
     if outcome.checkpoint is not None:
         body["checkpoint"] = checkpoint_fields(outcome.checkpoint)
         body["step"] = max(body.get("step", 0), outcome.checkpoint.get("step", 0))
+    if outcome.timing:
+        body["timing"] = outcome.timing
+    if outcome.stacks is not None:
+        body["stacks"] = outcome.stacks
     return body
 
 

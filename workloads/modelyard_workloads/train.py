@@ -16,28 +16,40 @@ from types import FrameType
 from typing import Any
 
 from modelyard_workloads import config as configuration
+from modelyard_workloads import heartbeat, stacks
 from modelyard_workloads.exits import CHECKPOINTED, FAILURE, SUCCESS, ExitError
+from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.metrics import EVENTS_VARIABLE, Reporter
+from modelyard_workloads.processes import SAVE_SIGNAL
 
 _PR_SET_PDEATHSIG = 1
 
 
-class StopFlag:
-    """Set by SIGTERM; the loop looks at it between two steps."""
+class Signals:
+    """What the launcher asks of this rank by signals; the loop looks at it between two steps."""
 
     def __init__(self) -> None:
-        self._set = False
+        self._stop = self._save = False
+        signal.signal(SAVE_SIGNAL, self._on_save)
 
     def install(self) -> None:
         """From now on SIGTERM asks for a stop. Ctrl-C reaches the launcher too, which forwards it as SIGTERM."""
-        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGTERM, self._on_stop)
 
-    def __call__(self) -> bool:
-        """Was a stop asked for?"""
-        return self._set
+    def stop(self) -> bool:
+        """Is the rank to save and stop?"""
+        return self._stop
 
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        self._set = True
+    def save(self) -> bool:
+        """Is a checkpoint asked for? Asked once, it is asked for once."""
+        wanted, self._save = self._save, False
+        return wanted
+
+    def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop = True
+
+    def _on_save(self, _signal: int, _frame: FrameType | None) -> None:
+        self._save = True
 
 
 def main() -> int:
@@ -48,8 +60,10 @@ def main() -> int:
         _die_with_launcher()
     rank = os.environ.get("RANK", "0")
     reporter = Reporter(rank=int(rank) if rank.isdecimal() else 0)
+    heartbeat.PROCESS.start(reporter.tick)
+    stacks.install(os.environ)
     try:
-        return _train(reporter)
+        return _train(reporter, Signals())
     except ExitError as error:
         reporter.failure(exitCode=error.code, exceptionType=type(error).__name__, message=str(error))
         sys.stderr.write(f"error: {error}\n")
@@ -60,7 +74,7 @@ def main() -> int:
         return FAILURE
 
 
-def _train(reporter: Reporter) -> int:
+def _train(reporter: Reporter, signals: Signals) -> int:
     config = configuration.load()
     # torch takes seconds to import; a wrong configuration should not.
     from modelyard_workloads import eager
@@ -74,11 +88,12 @@ def _train(reporter: Reporter) -> int:
     ranks = Ranks(RankInfo.from_environment(os.environ))
     configuration.check_batch_size(config, ranks.world_size)
     task = build_task(config)
+    moved()
     ranks.start()
-    stop = StopFlag()
-    stop.install()
+    moved()
+    signals.install()
     try:
-        result = train(task, config, ranks, reporter, stop)
+        result = train(task, config, ranks, reporter, signals.stop, signals.save)
     except Stopped as stopped:
         if ranks.is_main:
             reporter.event("stopped", step=stopped.step)

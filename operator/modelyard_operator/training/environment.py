@@ -76,6 +76,8 @@ def environment(
         "MODELYARD_GRACE_SECONDS": str(spec.run_policy.termination_grace_period_seconds),
         "MODELYARD_OUTPUT": output_location(training, spec).under(OUTPUT_PATH),
     }
+    if spec.run_policy.progress_deadline_seconds is not None:
+        values["MODELYARD_PROGRESS_DEADLINE_SECONDS"] = str(spec.run_policy.progress_deadline_seconds)
     if dataset:
         values["MODELYARD_DATASET"] = dataset.under(DATASET_PATH)
     if spec.trainer.builtin:
