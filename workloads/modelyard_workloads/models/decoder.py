@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -153,18 +153,17 @@ class CausalAttention:
 class RotaryPositions(nn.Module):
     """Turns pairs (i, i + D/2) of a head's numbers by an angle that grows with the position."""
 
-    cosine: Tensor  # (context, D)
-    sine: Tensor  # (context, D), its first half negated: see `forward`
+    frequencies: Tensor  # (D/2,)
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), rotary_frequencies(config))
-        self.register_buffer("cosine", torch.cat([angles.cos(), angles.cos()], dim=1), persistent=False)
-        self.register_buffer("sine", torch.cat([-angles.sin(), angles.sin()], dim=1), persistent=False)
+        self.register_buffer("frequencies", rotary_frequencies(config), persistent=False)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions (B, T) -> cosine and sine, each (B, T, 1, D)"""
-        return self.cosine[positions].unsqueeze(2), self.sine[positions].unsqueeze(2)
+        """positions (B, T) -> cosine and sine, each (B, T, 1, D); the first half of the sine is negated: see `turn`"""
+        angles = (positions.unsqueeze(2).float() * self.frequencies).unsqueeze(2)
+        cosine, sine = angles.cos(), angles.sin()
+        return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
 
     @staticmethod
     def turn(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -271,6 +270,9 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied_head:
             self.head.weight = self.embedding.weight
+            # One tensor is saved once.
+            self.register_state_dict_post_hook(_without_head)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_post_hook(_head_is_tied)  # type: ignore[no-untyped-call]
         self._initialise()
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
@@ -314,3 +316,11 @@ def _norm(config: DecoderConfig) -> nn.Module:
     if config.family == "gpt2":
         return nn.LayerNorm(config.width, eps=config.norm_epsilon)
     return nn.RMSNorm(config.width, eps=config.norm_epsilon)
+
+
+def _without_head(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    state.pop(f"{prefix}head.weight", None)
+
+
+def _head_is_tied(_module: nn.Module, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith("head.weight")]

@@ -192,11 +192,9 @@ def _llama(raw: Mapping[str, Any]) -> DecoderConfig:
 
 
 def to_huggingface(config: DecoderConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under their names; a tied head is left out, as transformers does."""
+    """Our state dict under their names; a tied head is in neither."""
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
-        if name == "head.weight" and config.tied_head:
-            continue
         found.update(_theirs(config, name, value))
     return {name: value.contiguous() for name, value in found.items()}
 
@@ -220,8 +218,6 @@ def from_huggingface(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> di
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DataError(f"the weights have no {', '.join(missing[:3])}{more}")
-    if config.tied_head:
-        ours["head.weight"] = ours["embedding.weight"]
     return ours
 
 
@@ -245,12 +241,9 @@ def read_directory(path: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
 
 
 def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:
-    """The shapes of our weights, without making them; a tied head is not asked for."""
+    """The shapes of our weights, without making them."""
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in Decoder(config).state_dict().items()}
-    if config.tied_head:
-        shapes.pop("head.weight")
-    return shapes
+        return {name: value.shape for name, value in Decoder(config).state_dict().items()}
 
 
 def _with_prefix(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

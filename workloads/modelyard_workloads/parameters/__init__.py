@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from modelyard_workloads.parameters.base import Parameters, Section
+from modelyard_workloads.parameters.causal_lm import CausalLmParameters
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from modelyard_workloads.parameters.recommendation import RecommendationParameters
 from modelyard_workloads.parameters.text import BertPretrainingParameters
 
 PARAMETERS: dict[str, type[Parameters]] = {
     "bert-pretraining": BertPretrainingParameters,
+    "causal-lm": CausalLmParameters,
     "image-classification": ImageClassificationParameters,
     "recommendation": RecommendationParameters,
 }

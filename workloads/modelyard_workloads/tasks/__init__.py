@@ -14,6 +14,7 @@ from modelyard_workloads.tasks.base import ServedModel, ServedModelBuilder, Task
 # ServedModel`
 _MODULES = {
     "bert-pretraining": "modelyard_workloads.tasks.bert_pretraining",
+    "causal-lm": "modelyard_workloads.tasks.causal_lm",
     "image-classification": "modelyard_workloads.tasks.image_classification",
     "recommendation": "modelyard_workloads.tasks.recommendation",
 }
