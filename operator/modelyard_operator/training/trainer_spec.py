@@ -21,7 +21,13 @@ Builtin = Literal[
     "image-classification",
     "recommendation",
 ]
-SUPPORTED_BUILTINS = ("bert-pretraining", "causal-lm", "image-classification", "recommendation")
+SUPPORTED_BUILTINS = (
+    "bert-pretraining",
+    "causal-lm",
+    "image-classification",
+    "recommendation",
+    "text-classification",
+)
 
 RESERVED_ENV_PREFIXES = ("MODELYARD_", "KUBEFLOW_TRAINER_")
 RENDEZVOUS_ENV_PREFIXES = ("PET_",)
@@ -75,8 +81,8 @@ class Trainer(
     """What runs. Immutable once the first attempt has started, except numNodes and resourcesPerNode while suspended."""
 
     builtin: Annotated[Builtin, Supported(("", *SUPPORTED_BUILTINS))] = ""
-    """The name of a bundled trainer. Supported now: bert-pretraining, causal-lm, image-classification,
-    recommendation."""
+    """The name of a bundled trainer. Supported now: bert-pretraining, causal-lm, image-classification, recommendation,
+    text-classification."""
     parameters: FreeForm = {}
     """The builtin trainer's settings, checked against its published JSON schema before any pod starts."""
     image: Annotated[str, Field(max_length=1024)] = ""

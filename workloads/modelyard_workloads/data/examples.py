@@ -10,6 +10,7 @@ from typing import Any
 # name -> module with `write(directory)`, which writes the same files on every machine
 _WRITERS: dict[str, str] = {
     "clicks": "modelyard_workloads.data.clicks",
+    "python-areas": "modelyard_workloads.data.docstring_areas",
     "python-docs": "modelyard_workloads.data.corpus",
 }
 

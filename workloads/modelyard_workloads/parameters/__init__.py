@@ -6,13 +6,14 @@ from modelyard_workloads.parameters.base import Parameters, Section
 from modelyard_workloads.parameters.causal_lm import CausalLmParameters
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from modelyard_workloads.parameters.recommendation import RecommendationParameters
-from modelyard_workloads.parameters.text import BertPretrainingParameters
+from modelyard_workloads.parameters.text import BertPretrainingParameters, TextClassificationParameters
 
 PARAMETERS: dict[str, type[Parameters]] = {
     "bert-pretraining": BertPretrainingParameters,
     "causal-lm": CausalLmParameters,
     "image-classification": ImageClassificationParameters,
     "recommendation": RecommendationParameters,
+    "text-classification": TextClassificationParameters,
 }
 
 __all__ = ["PARAMETERS", "Parameters", "Section"]

@@ -92,4 +92,5 @@ _BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {
     "bert-pretraining": _text,
     "image-classification": _image_classification,
     "recommendation": _recommendation,
+    "text-classification": _text,
 }

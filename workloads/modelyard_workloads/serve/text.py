@@ -8,6 +8,7 @@ from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.serve.errors import InvalidInput, LoadFailure
 from modelyard_workloads.serve.tensors import Array, TensorSpec
+from modelyard_workloads.tasks.bert_answers import load_classifier
 from modelyard_workloads.tasks.bert_inference import RefusedText, ServedText, load_pretrained
 
 
@@ -44,6 +45,9 @@ def build_text_runtime(artifact: Artifact) -> TextRuntime:
         match name:
             case "BertForPreTraining" | "BertForMaskedLM":
                 return TextRuntime(manifest.task, load_pretrained(artifact.path, name))
-    except DataError as error:
-        raise LoadFailure("ModelLoadFailed", str(error)) from None
+            case "BertForSequenceClassification":
+                length, pairs = int(manifest.preprocess["length"]), bool(manifest.preprocess["pairs"])
+                return TextRuntime(manifest.task, load_classifier(artifact.path, length, pairs=pairs))
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        raise LoadFailure("ModelLoadFailed", f"{type(error).__name__}: {error}") from None
     raise LoadFailure("ModelLoadFailed", f"the architecture {name!r} is no text model that is known here")

@@ -17,6 +17,7 @@ _MODULES = {
     "causal-lm": "modelyard_workloads.tasks.causal_lm",
     "image-classification": "modelyard_workloads.tasks.image_classification",
     "recommendation": "modelyard_workloads.tasks.recommendation",
+    "text-classification": "modelyard_workloads.tasks.text_classification",
 }
 
 
