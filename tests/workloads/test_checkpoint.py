@@ -4,6 +4,8 @@ one.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import random
@@ -18,13 +20,14 @@ from typing import Any
 import pytest
 import torch
 from modelyard_workloads import config as configuration
-from modelyard_workloads.checkpoint import CheckpointStore, Run, decode, encode
+from modelyard_workloads.checkpoint import CheckpointStore, Run
 from modelyard_workloads.distributed import RankInfo, Ranks
 from modelyard_workloads.durable import Fence, Fenced
 from modelyard_workloads.exits import CheckpointFailed, DataError
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.optimizer import restore_optimizer
 from modelyard_workloads.outputs import Outputs
+from modelyard_workloads.snapshot import Camera, Snapshot, decode
 from trainings.pods import configuration as raw_configuration
 
 
@@ -52,6 +55,22 @@ def state(step: int, size: int = 1000) -> dict[str, Any]:
         "model": {"w": torch.full((size,), float(step))},
         "optimizer": {"m": torch.tensor(step)},
     }
+
+
+def snapshot(step: int, size: int = 1000) -> Snapshot:
+    """The state of a step as it is saved."""
+    return Camera().take(state(step, size))
+
+
+def encode(tree: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a state."""
+    taken, files = Camera().take(tree), {}
+    for name in taken.names():
+        file = io.BytesIO()
+        size, digest = taken.write(name, file)
+        files[name] = file.getvalue()
+        assert (size, digest) == (len(files[name]), hashlib.sha256(files[name]).hexdigest())
+    return files
 
 
 def newest(output: Path, **arguments: Any) -> int | None:
@@ -128,7 +147,7 @@ def test_an_optimizer_restored_from_files_takes_the_same_steps() -> None:
 def test_the_newest_is_found_and_older_ones_are_dropped(tmp_path: Path) -> None:
     saving = store(tmp_path)
     for step in (5, 10, 15):
-        info = saving.save(step, state(step))
+        info = saving.save(step, snapshot(step))
         assert info.uri == f"pvc://out/checkpoints/step-{step:010d}"
     assert names(tmp_path) == ["step-0000000010", "step-0000000015"]
     assert newest(tmp_path) == 15
@@ -157,19 +176,19 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
 ) -> None:
     saving = store(tmp_path)
     for step in (5, 10):
-        saving.save(step, state(step))
+        saving.save(step, snapshot(step))
     damage(tmp_path / "checkpoints/step-0000000010" / file)
     assert newest(tmp_path) == 5
     assert names(tmp_path) == ["damaged-step-0000000010", "step-0000000005"]
     # The same step can be reached and saved again.
-    store(tmp_path).save(10, state(10))
+    store(tmp_path).save(10, snapshot(10))
     assert newest(tmp_path) == 10
 
 
 def test_every_single_bit_of_a_manifest_is_protected(tmp_path: Path) -> None:
     saving = store(tmp_path)
-    saving.save(5, state(5))
-    saving.save(10, state(10))
+    saving.save(5, snapshot(5))
+    saving.save(10, snapshot(10))
     path = tmp_path / "checkpoints/step-0000000010/manifest.json"
     good = path.read_bytes()
     for position in range(0, len(good), 7):
@@ -183,16 +202,16 @@ def test_every_single_bit_of_a_manifest_is_protected(tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment_of_saving_the_newest_complete_one_is_found(tmp_path: Path) -> None:
-    store(tmp_path).save(1, state(1, 200_000))
+    store(tmp_path).save(1, snapshot(1, 200_000))
     chance = random.Random(7)
     last = 1
-    for _ in range(25):
+    for _ in range(int(os.environ.get("CHECKPOINT_KILLS", "25"))):
         child = os.fork()
         if child == 0:  # saves as fast as it can until it is killed
             torch.set_num_threads(1)
             saving = store(tmp_path)
             for step in range(last + 1, last + 1000):
-                saving.save(step, state(step, 200_000))
+                saving.save(step, snapshot(step, 200_000))
             os._exit(0)
         time.sleep(chance.uniform(0.005, 0.06))
         os.kill(child, signal.SIGKILL)
@@ -218,12 +237,12 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 def test_a_full_disk_leaves_the_older_checkpoints_and_no_rest(tmp_path: Path) -> None:
     saving = store(tmp_path)
-    saving.save(5, state(5))
+    saving.save(5, snapshot(5))
     with file_size_limit(20_000), pytest.raises(OSError, match="File too large"):
-        saving.save(10, state(10, 100_000))
+        saving.save(10, snapshot(10, 100_000))
     assert names(tmp_path) == ["step-0000000005"]
     assert newest(tmp_path) == 5
-    saving.save(10, state(10, 100_000))
+    saving.save(10, snapshot(10, 100_000))
     assert newest(tmp_path) == 10
 
 
@@ -245,6 +264,53 @@ def test_training_goes_on_without_a_periodic_checkpoint_but_does_not_stop_withou
     assert resumed["loop"]["step"] == 1
 
 
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for_whatever_is_trained_while_it_is_written(tmp_path: Path) -> None:
+    writing = outputs(tmp_path)
+    trained = state(1, 2_000_000)
+    writing.save(1, trained, required=False)
+    trained["model"]["w"].fill_(7.0)
+    trained["loop"]["step"] = 7
+    writing.save(1, trained, required=True)  # the same step again: only waits
+    saved = outputs(tmp_path).resume()
+    assert saved is not None
+    assert saved["loop"]["step"] == 1
+    assert bool((saved["model"]["w"] == 1).all())
+
+
+def test_a_snapshot_needs_no_new_memory_and_does_not_copy_what_never_changes() -> None:
+    camera, live = Camera(), {"model": {"w": torch.ones(100)}, "best": {"w": torch.ones(100)}}
+    first, second = (camera.take(live, shared={"best"}) for _ in range(2))
+    addresses = [(s.tensors["model"]["w"].data_ptr(), s.tensors["best"]["w"].data_ptr()) for s in (first, second)]
+    assert addresses[0] == addresses[1]
+    assert addresses[0][0] != live["model"]["w"].data_ptr()
+    assert addresses[0][1] == live["best"]["w"].data_ptr()
+
+
+def test_what_the_writer_met_is_an_error_of_the_next_step(tmp_path: Path) -> None:
+    zombie = outputs(tmp_path)
+    outputs(tmp_path, attempt=2)
+    zombie.save(1, state(1), required=False)
+    with pytest.raises(Fenced):
+        until(lambda: not zombie.due(2, ended=False))  # it is due at every step
+    assert names(tmp_path) == []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask until it is so, or until it raises; a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_other_runs_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
+    for number in range(6):
+        saving = store(tmp_path, fingerprint=f"f-{number}")
+        saving.load()
+        saving.save(5, snapshot(5))
+    assert len([name for name in names(tmp_path) if name.startswith("other-")]) == 2
+    assert newest(tmp_path, fingerprint="f-5") == 5
+
+
 def test_a_required_checkpoint_that_is_not_there_is_an_error_in_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"checkpoint\.resume is Required"):
         outputs(tmp_path, "Required").resume()
@@ -262,31 +328,31 @@ def test_never_starts_over_and_its_own_new_checkpoints_count(tmp_path: Path) -> 
 
 
 def test_a_run_with_other_parameters_does_not_resume_and_does_not_destroy_what_was_there(tmp_path: Path) -> None:
-    store(tmp_path).save(50, state(50))
+    store(tmp_path).save(50, snapshot(50))
     assert newest(tmp_path, fingerprint="other", uid="u-2") is None
     assert names(tmp_path) == ["other-step-0000000050"]
 
 
 def test_the_same_training_applied_again_resumes(tmp_path: Path) -> None:
-    store(tmp_path, attempt=3).save(50, state(50))
+    store(tmp_path, attempt=3).save(50, snapshot(50))
     assert newest(tmp_path, uid="u-2", attempt=1) == 50
 
 
 def test_a_lower_attempt_can_neither_start_nor_go_on_writing(tmp_path: Path) -> None:
     zombie = store(tmp_path, attempt=1)
-    zombie.save(5, state(5))
+    zombie.save(5, snapshot(5))
     current = store(tmp_path, attempt=2)
     with pytest.raises(Fenced):
-        zombie.save(10, state(10))
+        zombie.save(10, snapshot(10))
     with pytest.raises(Fenced, match="attempt 1 may not write"):
         store(tmp_path, attempt=1)
-    current.save(7, state(7))
+    current.save(7, snapshot(7))
     assert newest(tmp_path, attempt=2) == 7
 
 
 def test_a_training_applied_again_fences_off_the_processes_of_the_deleted_one(tmp_path: Path) -> None:
     deleted = store(tmp_path, uid="u-1", attempt=4)
-    store(tmp_path, uid="u-2", attempt=1).save(3, state(3))
+    store(tmp_path, uid="u-2", attempt=1).save(3, snapshot(3))
     with pytest.raises(Fenced):
-        deleted.save(99, state(99))
+        deleted.save(99, snapshot(99))
     assert json.loads((tmp_path / "fence.json").read_bytes()) == {"attempt": 1, "uid": "u-2"}

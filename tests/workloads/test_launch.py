@@ -78,11 +78,11 @@ def test_a_run_whose_ranks_are_killed_three_times_ends_with_the_very_bits_of_the
         assert pod.wait() == 128 + signal.SIGKILL, pod.text
         failure = pod.termination["failure"]
         assert (failure["rank"], failure["signal"], failure["exitCode"]) == (victim, "SIGKILL", None)
-        assert pod.termination["checkpoint"]["step"] >= step - 1
+        assert pod.termination["checkpoint"]["step"] >= step - 2  # one may have been in flight
     pod = Pod(tmp_path, configuration(output, SMALL, attempt=4, checkpoint=EVERY_STEP))
     assert pod.wait() == 0, pod.text
     (resumed,) = pod.events("resumed")
-    assert resumed["step"] >= steps[-1] - 1
+    assert resumed["step"] >= steps[-1] - 2
     assert weights_digest(pod.termination, output) == uninterrupted
 
 

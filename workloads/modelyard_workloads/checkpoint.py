@@ -1,11 +1,9 @@
 """Checkpoints: complete or not there, verified when read, never pickled.
 
     <output>/checkpoints/step-0000000450/
-        manifest.json         {"body": {step, run, training, files: [{path, size, sha256}], …}, "sha256": hash of the
-        body} state.json            the tree of the state, tensors replaced by references model.safetensors     the
-        tensors of one section of the state each optimizer.safetensors …
+        manifest.json         {"body": {step, run, files: [{path, size, sha256}], …}, "sha256": hash of the body}
+        state.json, *.safetensors   a snapshot's files, see snapshot.py
 
-A state is a tree of dicts, lists, numbers, strings, booleans, None and tensors; its top-level keys are its sections.
 A directory appears by one rename after everything in it was fsynced, so SIGKILL at any moment leaves the checkpoints
 before it untouched. The newest one whose hashes are right is used; a damaged one is renamed `damaged-…` and the one
 before it is tried.
@@ -19,13 +17,11 @@ import json
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import safetensors.torch
-from torch import Tensor
 
 from modelyard_workloads.durable import (
     TEMPORARY_PREFIX,
@@ -37,14 +33,14 @@ from modelyard_workloads.durable import (
     sha256_file,
     write_file,
 )
+from modelyard_workloads.heartbeat import moved
+from modelyard_workloads.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
-_STATE = "state.json"
 _PREFIX = "step-"
-_REFERENCE = "$tensor"
-_INTEGER_KEYS = "$integerKeys"
+_READERS = 4  # files that are read and hashed at once
 
 
 class DamagedCheckpoint(Exception):
@@ -69,56 +65,6 @@ class Run:
     uid: str
 
 
-def encode(state: dict[str, Any]) -> dict[str, bytes]:
-    """A state as files: state.json and one safetensors file for each section that has tensors."""
-    tree: dict[str, Any] = {}
-    files: dict[str, bytes] = {}
-    for section, value in state.items():
-        tensors: dict[str, Tensor] = {}
-        tree[section] = _detach(value, "", tensors)
-        if tensors:
-            files[f"{section}.safetensors"] = safetensors.torch.save(tensors)
-    files[_STATE] = json.dumps(tree, sort_keys=True).encode()
-    return files
-
-
-def decode(files: dict[str, bytes]) -> dict[str, Any]:
-    """The state that `encode` made the files of; tensors are on the CPU."""
-    tree: dict[str, Any] = json.loads(files[_STATE])
-    state = {}
-    for section, value in tree.items():
-        content = files.get(f"{section}.safetensors")
-        state[section] = _attach(value, safetensors.torch.load(content) if content is not None else {})
-    return state
-
-
-def _detach(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        # A copy: tied weights become two tensors, and the layout becomes the plain one that safetensors wants.
-        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
-        return {_REFERENCE: path}
-    if isinstance(value, dict):
-        body = {str(k): _detach(v, f"{path}/{k}" if path else str(k), tensors) for k, v in value.items()}
-        return {_INTEGER_KEYS: body} if value and all(isinstance(k, int) for k in value) else body
-    if isinstance(value, list | tuple):
-        return [_detach(v, f"{path}/{i}" if path else str(i), tensors) for i, v in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{path}: a {type(value).__name__} cannot be saved in a checkpoint")
-
-
-def _attach(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_attach(v, tensors) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if _REFERENCE in value:
-        return tensors[value[_REFERENCE]]
-    if _INTEGER_KEYS in value:
-        return {int(k): _attach(v, tensors) for k, v in value[_INTEGER_KEYS].items()}
-    return {k: _attach(v, tensors) for k, v in value.items()}
-
-
 class CheckpointStore:
     """The checkpoints directory of one output. Only rank 0 has one."""
 
@@ -136,24 +82,21 @@ class CheckpointStore:
         for path in self._root.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def save(self, step: int, state: dict[str, Any]) -> CheckpointInfo:
+    def save(self, step: int, snapshot: Snapshot) -> CheckpointInfo:
         """Write the checkpoint of `step`, then drop the oldest ones. Raises Fenced, and OSError with the older ones
         untouched.
         """
         self._fence.check()
-        files = encode(state)
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        entries = [
-            {"path": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in sorted(files.items())
-        ]
-        body = {"schemaVersion": 1, "step": step, "run": asdict(self._run), "createdAt": now, "files": entries}
-        manifest = {"body": body, "sha256": hashlib.sha256(canonical_json(body)).hexdigest()}
         final = self._root / f"{_PREFIX}{step:010d}"
         temporary = make_temporary_directory(self._root, f"{final.name}-{os.getpid()}")
         try:
-            for name, content in files.items():
-                write_file(temporary / name, content)
+            entries = []
+            for name in snapshot.names():
+                size, digest = snapshot.save(temporary / name)
+                entries.append({"path": name, "size": size, "sha256": digest})
+            now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            body = {"schemaVersion": 1, "step": step, "run": asdict(self._run), "createdAt": now, "files": entries}
+            manifest = {"body": body, "sha256": hashlib.sha256(canonical_json(body)).hexdigest()}
             write_file(temporary / _MANIFEST, canonical_json(manifest))
             self._fence.check()  # writing may have taken minutes
             if final.exists():
@@ -165,10 +108,10 @@ class CheckpointStore:
         return self._info(final, body)
 
     def load(self) -> tuple[CheckpointInfo, dict[str, bytes]] | None:
-        """The newest complete checkpoint of this run as verified bytes (see `decode`), or None.
+        """The newest complete checkpoint of this run as verified bytes (see `snapshot.decode`), or None.
 
         Damaged ones are renamed `damaged-…`. Checkpoints of a run with other parameters or data are renamed `other-…`,
-        and kept: going on from them would be a different training.
+        and the newest of them kept: going on from them would be a different training.
         """
         for path in self._steps():
             try:
@@ -213,13 +156,16 @@ class CheckpointStore:
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         body = self._read_manifest(path)
-        files = {}
-        for entry in body["files"]:
-            content = (path / entry["path"]).read_bytes()
+
+        def read(entry: dict[str, Any]) -> bytes:
+            content: bytes = (path / entry["path"]).read_bytes()
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise DamagedCheckpoint(f"{entry['path']} has {len(content)} bytes with a wrong hash")
-            files[entry["path"]] = content
-        return body, files
+            moved()
+            return content
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            return body, dict(zip((e["path"] for e in body["files"]), readers.map(read, body["files"]), strict=True))
 
     def _prune(self, newest: Path) -> None:
         """Keep the last ones; nothing is dropped before the newest has been read back from the volume and is right."""
@@ -228,8 +174,9 @@ class CheckpointStore:
             raise DamagedCheckpoint(f"{newest} reads back differently from what was written")
         for path in self._steps()[self._keep_last :]:
             _remove(path)
-        for word in ("damaged", "replaced"):
-            for path in sorted(self._root.glob(f"{word}-*"))[: -self._keep_last]:
+        for word in ("damaged", "replaced", "other"):
+            aside = sorted(self._root.glob(f"{word}-*"), key=lambda path: (path.stat().st_mtime, path.name))
+            for path in aside[: -self._keep_last]:
                 _remove(path)
 
     def _quarantine(self, path: Path, word: str) -> None:

@@ -231,7 +231,7 @@ def train(
         stop, save = ranks.agree(stop_requested(), save_wanted)
         if stop or save:
             with watch.saving(loss):
-                outputs.save(state.step, training.sections(ranks), required=stop)
+                outputs.save(state.step, training.sections(ranks), required=stop, shared={"best"})
         if stop and not training.ended:
             raise Stopped(state.step)
 

@@ -9,6 +9,7 @@ import json
 import logging
 import platform
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from modelyard_workloads.artifact import Description, TrainingOrigin, write_artifact
-from modelyard_workloads.checkpoint import CheckpointStore, Run, decode
+from modelyard_workloads.checkpoint import CheckpointStore, Run
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.durable import Fence, canonical_json
@@ -26,6 +27,8 @@ from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.highwater import HighWater
 from modelyard_workloads.metrics import Reporter
+from modelyard_workloads.saver import Saver
+from modelyard_workloads.snapshot import decode
 from modelyard_workloads.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -52,8 +55,8 @@ class Outputs:
         self._ranks = ranks
         self._reporter = reporter
         self._saved_at = time.monotonic()
-        self._saved_step = -1
         self._store: CheckpointStore | None = None
+        self._saver: Saver | None = None
         self.highwater: HighWater | None = None
         if ranks.is_main:
             output, identity = config.output, config.training
@@ -68,6 +71,7 @@ class Outputs:
             try:
                 self._fence.acquire()
                 self._store.prepare()
+                self._saver = Saver(self._store, reporter)
                 self.highwater = HighWater(output.path, identity.uid)
             except OSError as error:
                 raise PodError(f"the output {output.path} cannot be written: {error}") from None
@@ -78,12 +82,12 @@ class Outputs:
         """
         mode = self._config.checkpoint.resume
         files: dict[str, bytes] | None = None
-        if self._store is not None:
+        if self._store is not None and self._saver is not None:
             if mode == "Never":
                 self._store.start_over()
             elif found := self._store.load():
                 info, files = found
-                self._saved_step = info.step
+                self._saver.resumed(info.step)
                 self._reporter.event("resumed", **asdict(info))
             elif mode == "Required":
                 raise DataError("checkpoint.resume is Required, and there is no usable checkpoint of this training")
@@ -94,41 +98,42 @@ class Outputs:
 
     def due(self, step: int, *, ended: bool) -> bool:
         """Rank 0's opinion: is it time for a checkpoint? One is also made at the end, so that publishing can be
-        repeated.
+        repeated. Raises what made the writing of the one before impossible (Fenced).
         """
         policy = self._config.checkpoint
-        if self._store is None or (policy.every_steps is None and policy.every_seconds is None):
+        if self._saver is None:
             return False
+        self._saver.settle(wait=False)
+        if policy.every_steps is None and policy.every_seconds is None:
+            return False
+        overdue = policy.every_seconds is not None and time.monotonic() - self._saved_at >= policy.every_seconds
         return (
             (policy.every_steps is not None and step % policy.every_steps == 0)
-            or (policy.every_seconds is not None and time.monotonic() - self._saved_at >= policy.every_seconds)
+            or (overdue and not self._saver.busy)
             or ended
         )
 
-    def save(self, step: int, sections: dict[str, Any], *, required: bool) -> None:
-        """Save a checkpoint. When the volume refuses, training goes on with the older ones, unless this one is
-        `required`.
+    def save(self, step: int, sections: dict[str, Any], *, required: bool, shared: Collection[str] = ()) -> None:
+        """Save a checkpoint, beside what follows. When the volume refuses, training goes on with the older ones, unless
+        this one is `required`: then it is waited for. Tensors of `shared` sections never change.
         """
         problem = ""
-        if self._store is not None and step != self._saved_step:
-            began = time.monotonic()
-            try:
-                info = self._store.save(step, sections)
-                self._saved_step = step
-                self._reporter.event("checkpoint", **asdict(info), saveSeconds=round(time.monotonic() - began, 4))
-            except OSError as error:
-                problem = f"the checkpoint of step {step} could not be written: {error}"
-                logger.error(problem)
-                self._reporter.event("checkpointFailed", step=step, message=problem)
+        if self._saver is not None:
+            self._saver.submit(step, sections, shared)
             self._saved_at = time.monotonic()
+            if required:
+                problem = self._saver.settle(wait=True)
+        if not required:
+            return
         (failed,) = self._ranks.agree(bool(problem))
-        if failed and required:
+        if failed:
             raise CheckpointFailed(problem or "rank 0 could not write the checkpoint")
 
     def publish(self, task: Task, candidates: list[Published]) -> list[dict[str, Any]]:
         """Write the artifacts; rank 0 returns their entries for the status, the others wait and return none."""
         entries: list[dict[str, Any]] = []
-        if self._store is not None:
+        if self._saver is not None:
+            self._saver.settle(wait=True)
             for candidate in candidates:
                 entries += self._publish(task, candidate)
                 moved()
