@@ -28,6 +28,7 @@ def test_a_training_on_one_node_costs_at_most_six_writes_until_it_runs(laborator
         return bool((found.get("status") or {}).get("phase") == "Bound")
 
     eventually("the claim is bound", bound)
+    settled(laboratory.audit_from_now(), namespace)  # the volume controllers say once more that nobody uses it
     audit = laboratory.audit_from_now()
     played = Played.create(laboratory.api, namespace, training("counted", output={"uri": f"pvc://{CLAIM}"}))
     played.running()
