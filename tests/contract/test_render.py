@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from modelyard_operator.service.routing import make_service
 from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.spec import parse as parse_service
 from modelyard_operator.training.environment import Surroundings
+from modelyard_operator.training.parameters import defaults_of
 from modelyard_operator.training.render import make_output_claim, make_peer_service, make_pod
 from modelyard_operator.training.spec import parse as parse_training
+from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.config import load as load_training_config
+from modelyard_workloads.outputs import fingerprint
 from modelyard_workloads.serve.config import parse_config as parse_serve_config
 
 AROUND = Surroundings(workloads_image="modelyard/workloads:test", status_url="https://status:10443", status_ca="PEM")
@@ -59,6 +63,28 @@ def test_the_trainers_accept_their_config(body: Object) -> None:
     config = load_training_config(environment(pod_of(body)["spec"]))
     assert config.training.name == "demo"
     assert config.training.uid == "u-1"
+
+
+def test_an_upgrade_changes_neither_the_parameters_nor_the_identity_of_a_training_under_way() -> None:
+    body = training(trainer={**BUILTIN, "parameters": {"epochs": 3}})
+    first = load_training_config(environment(pod_of(body)["spec"]))
+    older = json.loads(defaults_of("image-classification")) | {"learningRate": 0.25, "gone": 1}
+    del older["labelSmoothing"]
+    body["status"] = {"defaults": json.dumps(older)}
+    later = load_training_config(environment(pod_of(body, attempt=2)["spec"]))
+    assert (later.parameters.learning_rate, later.parameters.epochs) == (0.25, 3)
+    assert first.parameters.model_fields_set == later.parameters.model_fields_set == {"epochs"}
+    assert "labelSmoothing" not in json.loads(body["status"]["defaults"])
+    again = replaced(later, label_smoothing=0.7)
+    assert fingerprint(again) == fingerprint(later), "a parameter that is new decides nothing about the past"
+    assert fingerprint(replaced(later, learning_rate=0.5)) != fingerprint(later)
+
+
+def replaced(config: TrainingConfig, **changes: Any) -> TrainingConfig:
+    parameters = config.parameters.model_copy()
+    values = {**parameters.__dict__, **changes}
+    written = set(parameters.model_fields_set)
+    return config.model_copy(update={"parameters": type(parameters).model_construct(written, **values)})
 
 
 def test_the_server_accepts_its_config() -> None:

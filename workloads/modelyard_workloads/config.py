@@ -60,6 +60,8 @@ class TrainingConfig(Section):
 
     task: str
     parameters: Parameters
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """What the first attempt was not given: a newer image with other defaults goes on with these."""
     training: TrainingIdentity = TrainingIdentity()
     attempt: int = Field(1, ge=1)
     dataset: Location
@@ -93,7 +95,7 @@ def parse(raw: Mapping[str, Any]) -> TrainingConfig:
         issues.append(Issue("task", f"{task!r} is no builtin trainer; choose one of: {', '.join(sorted(PARAMETERS))}"))
     else:
         try:
-            parameters = PARAMETERS[str(task)].model_validate(raw.get("parameters", {}))
+            parameters = _parameters(PARAMETERS[str(task)], raw.get("parameters", {}), raw.get("defaults") or {})
         except ValidationError as error:
             issues += _issues(error, "parameters")
     try:
@@ -104,6 +106,18 @@ def parse(raw: Mapping[str, Any]) -> TrainingConfig:
     if issues:
         raise ConfigError(issues)
     return config
+
+
+def _parameters(model: type[Parameters], written: Any, defaults: Mapping[str, Any]) -> Parameters:
+    """What the user wrote, on top of the defaults to go on with; the latter do not count as set."""
+    parameters = model.model_validate(written)
+    names = {field.alias or name: name for name, field in model.model_fields.items()}
+    known = {alias: value for alias, value in defaults.items() if alias in names and alias not in written}
+    if not known:
+        return parameters
+    whole = model.model_validate({**known, **written})
+    whole.model_fields_set.difference_update(names[alias] for alias in known)
+    return whole
 
 
 def check_batch_size(config: TrainingConfig, world_size: int) -> None:

@@ -173,10 +173,17 @@ class Outputs:
 
 
 def fingerprint(config: TrainingConfig) -> str:
-    """What a checkpoint must have in common with a run to be its past: task, parameters, data and initial weights."""
+    """What a checkpoint must have in common with a run to be its past: task, parameters, data and initial weights.
+
+    A parameter that a newer image brings was not decided on when the run began, and does not count.
+    """
+    parameters = config.parameters.model_dump(mode="json", by_alias=True)
+    if config.defaults:
+        written = config.parameters.model_dump(by_alias=True, exclude_unset=True)
+        parameters = {name: value for name, value in parameters.items() if name in {*config.defaults, *written}}
     decisive = {
         "task": config.task,
-        "parameters": config.parameters.model_dump(mode="json"),
+        "parameters": parameters,
         "dataset": config.dataset.uri,
         "model": config.model.uri,
     }

@@ -9,6 +9,7 @@ from modelyard_operator.objects import API_VERSION, output_claim_name, peer_serv
 from modelyard_operator.plan import Object
 from modelyard_operator.podspec import manifest
 from modelyard_operator.quantity import amount
+from modelyard_operator.training.parameters import defaults_of
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 MASTER_PORT = 29500
@@ -124,6 +125,7 @@ def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> 
     return {
         "task": spec.trainer.builtin,
         "parameters": spec.trainer.parameters,
+        "defaults": json.loads((training.get("status") or {}).get("defaults") or defaults_of(spec.trainer.builtin)),
         "training": {
             "name": meta["name"],
             "namespace": meta["namespace"],

@@ -18,8 +18,21 @@ _SCHEMAS = Path(__file__).parent / "schemas"
 
 
 @cache
+def _schema(task: str) -> Any:
+    return json.loads((_SCHEMAS / f"{task}.json").read_text(encoding="utf-8"))
+
+
+@cache
 def _validator(task: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads((_SCHEMAS / f"{task}.json").read_text(encoding="utf-8")))
+    return Draft202012Validator(_schema(task))
+
+
+@cache
+def defaults_of(task: str) -> str:
+    """The values of the parameters that a user leaves out, as JSON: those that this version's trainer has."""
+    fields = _schema(task)["properties"].items()
+    found = {name: field["default"] for name, field in fields if "default" in field}
+    return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 
 def parameter_issues(task: str, parameters: Mapping[str, Any], path: str) -> Iterator[Issue]:

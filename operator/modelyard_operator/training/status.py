@@ -18,6 +18,7 @@ from modelyard_operator.training import ledger
 from modelyard_operator.training.environment import processes_per_node
 from modelyard_operator.training.failure import Failure
 from modelyard_operator.training.gang import Gang, waiting_reasons
+from modelyard_operator.training.parameters import defaults_of
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 from modelyard_operator.training.stall import NO_PROGRESS
@@ -31,6 +32,7 @@ KEPT = (
     "noProgressRestarts",
     "nextAttemptTime",
     "memoryPerNode",
+    "defaults",
     "progress",
     "checkpoint",
     "lastFailure",
@@ -87,6 +89,8 @@ def make_status(situation: Situation, step: Step) -> Object:
     }
     status.setdefault("attempt", gang.attempt)
     status.setdefault("restarts", 0)
+    if spec.trainer.builtin:
+        status.setdefault("defaults", defaults_of(spec.trainer.builtin))
     status["nodes"] = {
         "desired": gang.size,
         "ready": gang.running,

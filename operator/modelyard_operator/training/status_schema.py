@@ -205,6 +205,8 @@ class ModelTrainingStatus(Model):
     """Restarts that counted, since the furthest step: none has led beyond it yet."""
     next_attempt_time: Time | None = None
     """When the next attempt begins, during a pause before it."""
+    defaults: str | None = None
+    """The parameters that the first attempt was not given, as JSON: an upgrade does not change a training under way."""
     memory_per_node: str | None = None
     """The memory limit of each pod, after onOOM has raised it."""
     nodes: Nodes | None = None
