@@ -59,6 +59,12 @@ class DrainSection(_Section):
     timeout_seconds: float = Field(default=45, ge=0)
 
 
+class AuthSection(_Section):
+    """Who may send requests."""
+
+    keys_path: Path  # a directory with a file for each API key
+
+
 class ServerSection(_Section):
     """Where to listen."""
 
@@ -76,6 +82,7 @@ class ServeConfig(_Section):
     limits: LimitsSection = LimitsSection()
     drain: DrainSection = DrainSection()
     server: ServerSection = ServerSection()
+    auth: AuthSection | None = None  # null = everybody
 
 
 def parse_config(text: str) -> ServeConfig:
