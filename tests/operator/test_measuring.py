@@ -144,7 +144,7 @@ async def test_a_download_is_as_far_as_its_slowest_pod(monkeypatch: pytest.Monke
     async with server(handle) as port:
         monkeypatch.setattr(measuring, "FETCH_PORT", port)
         store, made = world(1)
-        loading = {"initContainerStatuses": [{"name": "fetch", "state": {"running": {}}}]}
+        loading: Any = {"initContainerStatuses": [{"name": "fetch", "state": {"running": {}}}]}
         for name in ("a", "b"):
             store.put("Pod", pod(name, {LABEL_REVISION: "r"}, ready=False, **loading))
         await look(made, store)
