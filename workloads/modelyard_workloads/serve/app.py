@@ -15,8 +15,10 @@ from modelyard_workloads.serve.auth import OPEN_PATHS, ApiKeys
 from modelyard_workloads.serve.config import LimitsSection
 from modelyard_workloads.serve.dataplane import DataPlane
 from modelyard_workloads.serve.errors import ServeError
+from modelyard_workloads.serve.generate import GenerateAdapter
 from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, JsonReply, error_reply, plain_error
 from modelyard_workloads.serve.metrics import ServerMetrics
+from modelyard_workloads.serve.openai import OpenAIAdapter
 from modelyard_workloads.serve.traffic import Traffic
 from modelyard_workloads.serve.v1 import V1Adapter
 from modelyard_workloads.serve.v2 import V2Adapter
@@ -29,7 +31,8 @@ _HTTP_ERRORS = {
 }
 
 
-_INFERENCES = ("infer", "predict")
+_OPENAI = ("/v1/completions", "/v1/chat/", "/v1/embeddings")
+_INFERENCES = ("infer", "predict", "generate", "generate_stream", "completions", "chat_completions")
 
 
 class Application:
@@ -49,6 +52,8 @@ class Application:
         routes = [
             *V2Adapter(plane, bodies, limits.timeout_seconds).routes(),
             *V1Adapter(plane, bodies, limits.timeout_seconds).routes(),
+            *GenerateAdapter(plane, bodies, limits.timeout_seconds).routes(),
+            *OpenAIAdapter(plane, bodies, limits.timeout_seconds).routes(),
             Route("/metrics", self._scrape, name="metrics"),
             Route("/v2/health/load", self._load, name="load"),
         ]
@@ -126,6 +131,8 @@ class Application:
 
 
 def _protocol(path: str) -> str:
+    if path.startswith("/openai/") or path.startswith(_OPENAI):
+        return "openai"
     return next((name for name in ("v2", "v1") if path.startswith(f"/{name}")), "other")
 
 
