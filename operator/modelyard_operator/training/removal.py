@@ -43,5 +43,6 @@ def seconds_left(pod: Object, now: datetime) -> float | None:
 
 
 def next_look(pods: Iterable[Object], now: datetime) -> float | None:
-    """Seconds until the first of these pods is overdue; None where none is being deleted."""
-    return min((max(0.1, left) for pod in pods if (left := seconds_left(pod, now)) is not None), default=None)
+    """Seconds until the first of these pods is overdue; None where none is to become so."""
+    left = (seconds_left(pod, now) for pod in pods)
+    return min((seconds for seconds in left if seconds is not None and seconds > 0), default=None)
