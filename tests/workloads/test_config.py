@@ -63,7 +63,8 @@ def test_issues_of_the_parameters_and_of_the_rest_are_reported_together() -> Non
 
 def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
     (issue,) = issues(configuration(Path("/out"), {}, task="image-clasification"))
-    assert issue == "task: 'image-clasification' is no builtin trainer; choose one of: image-classification"
+    assert issue.startswith("task: 'image-clasification' is no builtin trainer; choose one of: ")
+    assert "image-classification" in issue
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.parameters import PARAMETERS, Parameters, Section
 
 VARIABLE = "MODELYARD_CONFIG"
+PRIVATE_TASKS = ("image-classification", "recommendation")  # those whose trainers know DP-SGD
 
 
 class TrainingIdentity(Section):
@@ -55,6 +56,20 @@ class CheckpointPolicy(Section):
     resume: Literal["Auto", "Never", "Required"] = "Auto"
 
 
+class DifferentialPrivacy(Section):
+    """The budget of DP-SGD, and the norm to which each sample's gradient is clipped."""
+
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class Privacy(Section):
+    """What may be learned about single samples."""
+
+    differential_privacy: DifferentialPrivacy | None = None
+
+
 class TrainingConfig(Section):
     """The whole of MODELYARD_CONFIG for a training."""
 
@@ -68,6 +83,12 @@ class TrainingConfig(Section):
     model: Location = Location()
     output: Output
     checkpoint: CheckpointPolicy = CheckpointPolicy()
+    privacy: Privacy | None = None
+
+    @property
+    def private(self) -> DifferentialPrivacy | None:
+        """The budget, when there is one."""
+        return self.privacy.differential_privacy if self.privacy else None
 
 
 def load(environment: Mapping[str, str] = os.environ) -> TrainingConfig:
@@ -103,6 +124,9 @@ def parse(raw: Mapping[str, Any]) -> TrainingConfig:
         config = TrainingConfig.model_validate({**raw, "task": str(task), "parameters": parameters or Parameters()})
     except ValidationError as error:
         issues += _issues(error, "")
+    if not issues and config.private and task not in PRIVATE_TASKS:
+        known = ", ".join(PRIVATE_TASKS)
+        issues.append(Issue("privacy.differentialPrivacy", f"{task} cannot be trained privately; {known} can"))
     if issues:
         raise ConfigError(issues)
     return config

@@ -136,6 +136,12 @@ class Ranks:
             dist.all_reduce(total)
         return total
 
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Element-wise sum over the ranks, in place, on the tensor's own device."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
     def maximum(self, value: int) -> int:
         """The largest of the ranks' numbers."""
         if self.world_size == 1:

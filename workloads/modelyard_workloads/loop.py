@@ -25,6 +25,7 @@ from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.optimizer import MovingAverage, build_optimizer, restore_optimizer, set_learning_rate
 from modelyard_workloads.outputs import Outputs, Published
+from modelyard_workloads.private import PrivateBackward
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
 from modelyard_workloads.tasks.base import OwnOptimizer, Task
@@ -89,7 +90,8 @@ class Training:
         self._clip = parameters.clip_gradient_norm
         self._patience = parameters.early_stopping_patience
         self._compile = parameters.compile
-        self._backward = Backward(parameters, ranks.device)
+        self._private = PrivateBackward(config, self.data, self.total_steps, ranks) if config.private else None
+        self._backward = self._private or Backward(parameters, ranks.device)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -132,6 +134,8 @@ class Training:
         One pass whose gradients, buffers, random numbers and batch are put back makes the first step of a resumed run
         like any other step.
         """
+        if self._private:
+            return self._private.wrap(self.model)
         compile_model(self.model, self._compile, ranks.device)
         model = ranks.wrap(self.model)
         if model is not self.model:
@@ -171,7 +175,7 @@ class Training:
         # A rank without samples has nothing to add, but does not know how long the vector is.
         length = int(ranks.maximum(len(sums[0]) if sums else 0))
         local = torch.stack(sums).sum(dim=0) if sums else torch.zeros(length, dtype=torch.float64)
-        metrics = self._task.summarise(ranks.sum(local))
+        metrics = self._task.summarise(ranks.sum(local)) | self.spent()
         model.train(self.average is None)
         self.state.metrics = metrics
         self.state.evaluations_since_best += 1
@@ -184,6 +188,10 @@ class Training:
         self.state.ended_early = self._patience is not None and self.state.evaluations_since_best >= self._patience
         return metrics
 
+    def spent(self) -> dict[str, float]:
+        """The privacy that the steps so far have cost; nothing when there is no budget."""
+        return self._private.spent(self.state.step) if self._private else {}
+
     @property
     def ended(self) -> bool:
         """Is there nothing left to train?"""
@@ -195,7 +203,9 @@ class Training:
         final = Published(names=["final"], step=state.step, metrics=state.metrics, weights=self.evaluated.state_dict())
         if state.best_step == state.step:
             return [Published(names=["best", "final"], step=final.step, metrics=final.metrics, weights=final.weights)]
-        return [Published(names=["best"], step=state.best_step, metrics=state.best_metrics, weights=self.best), final]
+        # All steps have been seen by whoever gets both: what the best weights cost is what the whole run cost.
+        metrics = state.best_metrics | self.spent()
+        return [Published(names=["best"], step=state.best_step, metrics=metrics, weights=self.best), final]
 
 
 def train(

@@ -187,6 +187,8 @@ def fingerprint(config: TrainingConfig) -> str:
         "dataset": config.dataset.uri,
         "model": config.model.uri,
     }
+    if config.private:
+        decisive["privacy"] = config.private.model_dump(mode="json")
     return hashlib.sha256(canonical_json(decisive)).hexdigest()
 
 

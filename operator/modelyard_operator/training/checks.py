@@ -9,6 +9,7 @@ from modelyard_operator.pod_checks import env_issues, pod_issues, resource_issue
 from modelyard_operator.schema import Issue
 from modelyard_operator.training.parameters import parameter_issues
 from modelyard_operator.training.trainer_spec import (
+    PRIVATE_BUILTINS,
     RENDEZVOUS_ENV,
     RENDEZVOUS_ENV_PREFIXES,
     RESERVED_ENV_PREFIXES,
@@ -29,6 +30,7 @@ def check(spec: ModelTrainingSpec) -> Iterator[Issue]:
     yield from _trainer_issues(spec.trainer)
     yield from _data_issues(spec)
     yield from _policy_issues(spec)
+    yield from _privacy_issues(spec)
     yield from pod_issues(spec.pod, "spec.pod")
 
 
@@ -55,6 +57,13 @@ def _reserved_env_issues(trainer: Trainer, path: str) -> Iterator[Issue]:
             yield Issue(here, f"{name} is set by the operator; remove it")
         elif trainer.rendezvous == "torch" and (name in RENDEZVOUS_ENV or name.startswith(RENDEZVOUS_ENV_PREFIXES)):
             yield Issue(here, f"{name} is set by the operator; remove it, or write rendezvous: none")
+
+
+def _privacy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    if spec.privacy and spec.privacy.differential_privacy and spec.trainer.builtin not in PRIVATE_BUILTINS:
+        trainer = spec.trainer.builtin or "your own image"
+        message = f"{trainer} cannot be trained privately by us; {' and '.join(PRIVATE_BUILTINS)} can"
+        yield Issue("spec.privacy.differentialPrivacy", message)
 
 
 def _data_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:

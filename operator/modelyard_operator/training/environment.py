@@ -145,4 +145,5 @@ def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> 
             "keepLast": spec.checkpoint.keep_last,
             "resume": spec.checkpoint.resume,
         },
+        "privacy": manifest(spec.privacy) if spec.privacy else None,
     }

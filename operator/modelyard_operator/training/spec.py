@@ -100,7 +100,7 @@ class Privacy(Model):
     """What may be learned about single samples."""
 
     differential_privacy: DifferentialPrivacy | None = None
-    """DP-SGD in the builtin trainers that support it."""
+    """DP-SGD in the builtin trainers that support it: image-classification, recommendation."""
 
 
 _BUILTIN_NEEDS_DATA = Rule(
@@ -136,7 +136,7 @@ class ModelTrainingSpec(Model, json_schema_extra=cel(_BUILTIN_NEEDS_DATA)):
     """Who places the pods, and when."""
     pod: PodOptions = PodOptions()
     """What may be said about the pods."""
-    privacy: Annotated[Privacy | None, NotYet()] = None
+    privacy: Privacy | None = None
     """What may be learned about single samples."""
 
 

@@ -28,6 +28,8 @@ SUPPORTED_BUILTINS = (
     "recommendation",
     "text-classification",
 )
+PRIVATE_BUILTINS = ("image-classification", "recommendation")
+"""Those that know differential privacy."""
 
 RESERVED_ENV_PREFIXES = ("MODELYARD_", "KUBEFLOW_TRAINER_")
 RENDEZVOUS_ENV_PREFIXES = ("PET_",)

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from modelyard_workloads.data.digits import CLASSES, held_out_mask, load_digits
-from modelyard_workloads.data.order import DataOrder, Draw, Shard
+from modelyard_workloads.data.order import DataOrder, Draw, Order, Shard
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 
@@ -174,12 +174,12 @@ class ImageBatches:
         self._size = dataset.image_size
         self._parameters = parameters
         self._shard = shard
-        self._order = DataOrder(count=len(images), batch_size=parameters.batch_size, seed=parameters.seed)
-        self.steps_per_epoch = self._order.steps_per_epoch
+        self.order: Order = DataOrder(count=len(images), batch_size=parameters.batch_size, seed=parameters.seed)
+        self.steps_per_epoch = self.order.steps_per_epoch
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """The next batch, augmented."""
-        draw = next(self._order)
+        draw = next(self.order)
         indices = self._shard.take(draw.indices).to(self._images.labels.device)
         images = self._images.images[indices].float() / 255
         if self._parameters.augment or self._parameters.horizontal_flip:
@@ -188,11 +188,11 @@ class ImageBatches:
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data."""
-        return self._order.state_dict()
+        return self.order.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on at a saved position."""
-        self._order.load_state_dict(state)
+        self.order.load_state_dict(state)
 
     def _affine(self, draw: Draw) -> Tensor:
         """One affine map for each image of the global batch, (B, 2, 3): up to 12 degrees, 10 % of size, an eighth of

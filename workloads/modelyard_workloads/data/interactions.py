@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modelyard_workloads.data.cache import cache_directory, make_once
 from modelyard_workloads.data.features import Features
-from modelyard_workloads.data.order import DataOrder, Shard
+from modelyard_workloads.data.order import DataOrder, Order, Shard
 from modelyard_workloads.data.records import TABLE_SUFFIXES, RowPolicy, Rows
 from modelyard_workloads.data.sources import SourceFile, open_source
 from modelyard_workloads.data.values import Column, Key
@@ -219,18 +219,18 @@ class InteractionBatches:
         self._samples = samples
         self._shard = shard
         self._device = device
-        self._order = DataOrder(count=len(samples), batch_size=parameters.batch_size, seed=parameters.seed)
-        self.steps_per_epoch = self._order.steps_per_epoch
+        self.order: Order = DataOrder(count=len(samples), batch_size=parameters.batch_size, seed=parameters.seed)
+        self.steps_per_epoch = self.order.steps_per_epoch
 
     def __next__(self) -> Batch:
         """The next batch."""
-        mine = self._shard.take(next(self._order).indices)
+        mine = self._shard.take(next(self.order).indices)
         return self._samples.take(mine.numpy(), self._device)
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data."""
-        return self._order.state_dict()
+        return self.order.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on at a saved position."""
-        self._order.load_state_dict(state)
+        self.order.load_state_dict(state)

@@ -8,7 +8,9 @@ to save is two numbers, and one rank with a batch of 8 sees exactly what two ran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +52,25 @@ class Draw:
     generator: torch.Generator
 
 
+class Order(Protocol):
+    """An endless iterator over global batches of the `count` samples."""
+
+    count: int
+    steps_per_epoch: int
+
+    def __next__(self) -> Draw:
+        """The next global batch."""
+        ...
+
+    def state_dict(self) -> dict[str, int]:
+        """The position."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there."""
+        ...
+
+
 class DataOrder:
     """An endless iterator over shuffled global batches; every epoch is a new permutation, its incomplete last batch
     is dropped.
@@ -59,7 +80,7 @@ class DataOrder:
         """Raises DataError when there are fewer than `batch_size` samples."""
         if count < batch_size:
             raise DataError(f"the training data has {count} samples, fewer than batchSize ({batch_size})")
-        self._count = count
+        self.count = count
         self._batch_size = batch_size
         self._seed = seed
         self.steps_per_epoch = count // batch_size
@@ -90,7 +111,39 @@ class DataOrder:
         self._permutation = self._permute()
 
     def _permute(self) -> Tensor:
-        return torch.randperm(self._count, generator=_generator(self._seed, self._epoch, 0))
+        return torch.randperm(self.count, generator=_generator(self._seed, self._epoch, 0))
+
+
+class PoissonOrder:
+    """Batches for differential privacy: every sample is in a batch or not by a coin of its own, so that batches differ
+    in size and may be empty. Amplification by sampling is proven for this, and only while nobody knows the draws: the
+    secret is the attempt's own and is stored nowhere, so a resumed run draws other batches.
+
+    Mironov et al. 2019, "Renyi Differential Privacy of the Sampled Gaussian Mechanism".
+    """
+
+    def __init__(self, *, count: int, batch_size: int, secret: bytes) -> None:
+        self.count = count
+        self._batch_size = batch_size
+        self._random = np.random.default_rng(int.from_bytes(secret, "big"))
+        self.steps_per_epoch = count // batch_size
+        self._step = 0
+
+    def __next__(self) -> Draw:
+        """The next global batch; `batch_size` samples on average."""
+        self._step += 1
+        size = self._random.binomial(self.count, self._batch_size / self.count)
+        indices = self._random.choice(self.count, size, replace=False)
+        generator = torch.Generator().manual_seed(int(self._random.integers(2**63)))
+        return Draw(indices=torch.from_numpy(indices), generator=generator)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where an ordered run would be."""
+        return {"epoch": self._step // self.steps_per_epoch, "position": self._step % self.steps_per_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Count on from there."""
+        self._step = state["epoch"] * self.steps_per_epoch + state["position"]
 
 
 def _generator(seed: int, epoch: int, position: int) -> torch.Generator:

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H x W size of the images as they come, S size the n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -26,6 +27,7 @@ class ImageArchitecture:
     image_size: int
     small_input_stem: bool = False
     dropout: float = 0.0
+    group_norm: bool = False  # in place of batch normalisation, which mixes the samples of a batch
 
 
 class UnknownArchitecture(ValueError):
@@ -36,6 +38,26 @@ def build_network(architecture: ImageArchitecture) -> nn.Module:
     """(B, C, S, S) -> logits (B, K). ResNets are ours (they start fast), all others timm's. Raises
     UnknownArchitecture.
     """
+    network = _build_network(architecture)
+    return with_group_norm(network) if architecture.group_norm else network
+
+
+def with_group_norm(network: nn.Module) -> nn.Module:
+    """Batch normalisation replaced by group normalisation (Wu and He 2018, arXiv:1803.08494) of at most 32 groups, in
+    place; scales and shifts keep their initial values.
+    """
+    for name, child in network.named_children():
+        if type(child) is nn.BatchNorm2d:
+            groups = math.gcd(32, child.num_features)
+            norm = nn.GroupNorm(groups, child.num_features, eps=child.eps)
+            norm.load_state_dict({"weight": child.weight.detach(), "bias": child.bias.detach()})
+            setattr(network, name, norm)
+        else:
+            with_group_norm(child)
+    return network
+
+
+def _build_network(architecture: ImageArchitecture) -> nn.Module:
     if architecture.name in BLOCKS:
         return ResNet(
             architecture.name,
@@ -80,10 +102,20 @@ class ImageClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, *, image_size: int, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        image_size: int,
+        mean: list[float],
+        std: list[float],
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         super().__init__()
         self.network = network
         self.image_size = image_size
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
         # They are in the artifact's `preprocess`, not among the weights.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -94,5 +126,5 @@ class ImageClassifier(nn.Module):
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         images = (images - self.mean) / self.std
-        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
         return logits

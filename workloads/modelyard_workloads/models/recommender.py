@@ -29,6 +29,7 @@ class RecommenderArchitecture:
     dropout: float = 0.0
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
+    dense_tables: bool = False  # trained like any layer
 
 
 class Table(nn.Module):
@@ -66,39 +67,46 @@ class Recommender(nn.Module):
         a = architecture
         self.columns = a.categorical
         self.factorised = a.name == "deepfm"
-        self.wide = Table(a.wide_rows, 1, 0.0) if a.wide_rows else None
+        self.wide = _table(a.wide_rows, 1, 0.0, a.dense_tables) if a.wide_rows else None
         self.wide_numeric = nn.Linear(a.numeric, 1, bias=False) if a.numeric else None
-        self.bias = nn.Parameter(torch.zeros(1))
-        self.embeddings = Table(a.deep_rows, a.embedding_dimension, 0.05) if a.categorical else None
+        columns = a.categorical
+        self.embeddings = _table(a.deep_rows, a.embedding_dimension, 0.05, a.dense_tables) if columns else None
         width = a.numeric + a.categorical * a.embedding_dimension
         layers: list[nn.Module] = []
         for units in a.hidden_units:
             layers += [nn.Linear(width, units), nn.ReLU(), *([nn.Dropout(a.dropout)] if a.dropout else [])]
             width = units
-        self.deep = nn.Sequential(*layers, nn.Linear(width, 1, bias=False))
+        self.deep = nn.Sequential(*layers, nn.Linear(width, 1))  # its bias is the whole model's
         self.register_buffer("mean", torch.tensor(a.mean), persistent=False)
         self.register_buffer("std", torch.tensor(a.std), persistent=False)
 
     def forward(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """rows (B, F + C), numbers (B, D) with NaN for what is missing -> logits (B,)"""
         numbers = torch.nan_to_num((numbers - self.mean) / self.std)
-        logits = self.bias.expand(len(rows))
+        parts = []  # of the logit, (B,) each
         deep = [numbers]
         if self.wide_numeric is not None:
-            logits = logits + self.wide_numeric(numbers).squeeze(1)
+            parts.append(self.wide_numeric(numbers).squeeze(1))
         if self.wide is not None:
-            logits = logits + self.wide(rows).sum(dim=(1, 2))
+            parts.append(self.wide(rows).sum(dim=(1, 2)))
         if self.embeddings is not None:
             embedded = self.embeddings(rows[:, : self.columns])  # (B, F, E)
             deep.append(embedded.flatten(1))
             if self.factorised:
-                logits = logits + pairwise(embedded)
-        return logits + self.deep(torch.cat(deep, dim=1)).squeeze(1)  # type: ignore[no-any-return]
+                parts.append(pairwise(embedded))
+        parts.append(self.deep(torch.cat(deep, dim=1)).squeeze(1))
+        return torch.stack(parts).sum(dim=0)
 
     def tables(self) -> dict[str, Table]:
         """The tables that there are, by name."""
         found: dict[str, Any] = {"wide": self.wide, "embeddings": self.embeddings}
-        return {name: table for name, table in found.items() if table is not None}
+        return {name: table for name, table in found.items() if isinstance(table, Table)}
+
+
+def _table(rows: int, width: int, deviation: float, dense: bool) -> nn.Module:
+    """A Table; or, `dense`, an ordinary embedding with a gradient, which is what differential privacy adds noise to."""
+    table = Table(rows, width, deviation)
+    return nn.Embedding.from_pretrained(table.weight.detach(), freeze=False) if dense else table  # type: ignore[no-untyped-call]
 
 
 def pairwise(embedded: Tensor) -> Tensor:

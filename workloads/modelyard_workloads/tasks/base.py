@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelyard_workloads.artifact import Artifact, Description
-from modelyard_workloads.data.order import Shard
+from modelyard_workloads.data.order import Order, Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,13 @@ class Task(Protocol):
         artifact.py).
         """
         ...
+
+
+@runtime_checkable
+class OrderedStream(Protocol):
+    """A stream whose order of samples can be replaced before the first batch: differential privacy needs its own."""
+
+    order: Order
 
 
 @runtime_checkable

@@ -53,6 +53,7 @@ class ImageClassificationTask:
     def __init__(self, config: TrainingConfig) -> None:
         assert isinstance(config.parameters, ImageClassificationParameters)
         self._parameters = config.parameters
+        self._private = config.private is not None
         self._dataset_uri = config.dataset.uri
         self._model_uri = config.model.uri
         self._dataset: ImageDataset
@@ -63,6 +64,9 @@ class ImageClassificationTask:
         """All images go to the device as bytes; a batch is cut, augmented and resized there."""
         self._shard = shard
         self._dataset = load_images(self._dataset_uri, self._parameters)
+        if self._private:  # the moments of the data are not private
+            channels = len(self._dataset.mean)
+            self._dataset = replace(self._dataset, mean=[0.5] * channels, std=[0.25] * channels)
         self._held_out = self._dataset.held_out.to(device)
         on_device = replace(self._dataset, train=self._dataset.train.to(device))
         return ImageBatches(on_device, self._parameters, shard)
@@ -126,7 +130,10 @@ class ImageClassificationTask:
         )
 
     def _golden(self, model: ServedImageClassifier) -> Golden:
-        inputs = {"image": self._dataset.held_out.images[:_GOLDEN_SAMPLES].float() / 255}
+        images = self._dataset.held_out.images[:_GOLDEN_SAMPLES].float() / 255
+        if self._private:  # golden answers are published: real images must not be
+            images = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        inputs = {"image": images}
         return Golden(inputs=_values(inputs), outputs=_values(model(inputs)))
 
     def _architecture(self) -> ImageArchitecture:
@@ -138,6 +145,7 @@ class ImageClassificationTask:
             image_size=self._dataset.image_size,
             small_input_stem=parameters.small_input_stem,
             dropout=parameters.dropout,
+            group_norm=self._private,
         )
 
 
@@ -172,8 +180,10 @@ def build_served_model(artifact: Artifact) -> ServedImageClassifier:
 
 
 def _build(architecture: ImageArchitecture, mean: list[float], std: list[float]) -> ImageClassifier:
-    model = ImageClassifier(build_network(architecture), image_size=architecture.image_size, mean=mean, std=std)
-    return model.to(memory_format=torch.channels_last)
+    # Opacus' gradients of single samples are wrong for convolutions whose input is not in the plain layout.
+    layout = torch.contiguous_format if architecture.group_norm else torch.channels_last
+    network = build_network(architecture)
+    return ImageClassifier(network, image_size=architecture.image_size, mean=mean, std=std, memory_format=layout)
 
 
 def _load(architecture: ImageArchitecture, preprocess: dict[str, Any], files: list[Path]) -> ImageClassifier:

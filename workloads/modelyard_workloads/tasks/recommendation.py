@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 _EVALUATION_BATCH = 8192
+_PRIVATE_BYTES = 2 << 30  # of gradients for each sample
 
 
 class RecommendationTask:
@@ -54,6 +55,9 @@ class RecommendationTask:
             issue = Issue("model.uri", "recommendation starts from scratch: ids mean other things elsewhere; remove it")
             raise ConfigError([issue])
         self._parameters = config.parameters
+        self._private = config.private is not None
+        if self._private and (issues := _privacy_issues(config.parameters)):
+            raise ConfigError(issues)
         self._features = Features.of(config.parameters)
         self._dataset_uri = config.dataset.uri
         self._data: Interactions
@@ -90,6 +94,7 @@ class RecommendationTask:
         }
         if parameters.wide_optimizer == "ftrl":
             rules["wide"] = (Ftrl(l1=parameters.wide_l1, l2=parameters.wide_l2), parameters.wide_learning_rate)
+        # Without tables of their own (privacy) all is the layers' optimizer's.
         tables = {name: TrainedTable(table, *rules[name]) for name, table in model.tables().items()}
         return JointOptimizer(build_optimizer(model, parameters), tables, parameters.learning_rate)
 
@@ -132,6 +137,8 @@ class RecommendationTask:
 
     def _golden(self, model: ServedRecommender, inputs: list[TensorSpec]) -> Golden:
         columns = {name: list(values) for name, values in self._data.examples.items()}
+        if self._private:  # golden answers are published: real rows must not be
+            columns = {name: [0, 1, 2, 3] for name in columns}
         for name, mean in zip(self._features.numeric, self._data.mean, strict=True):
             # JSON has no NaN: where an example has no number, any will do.
             columns[name] = [float(np.float32(mean if value is None else value)) for value in columns[name]]
@@ -160,9 +167,31 @@ class RecommendationTask:
             embedding_dimension=parameters.embedding_dimension,
             hidden_units=list(parameters.hidden_units),
             dropout=parameters.dropout,
-            mean=self._data.mean,
-            std=self._data.std,
+            # The moments of the data are not private.
+            mean=[0.0] * len(features.numeric) if self._private else self._data.mean,
+            std=[1.0] * len(features.numeric) if self._private else self._data.std,
+            dense_tables=self._private,
         )
+
+
+def _privacy_issues(parameters: RecommendationParameters) -> list[Issue]:
+    """What cannot be done privately."""
+    issues = []
+    for name, transform in parameters.numeric.items():
+        if transform == "standardise":
+            message = "standardise publishes the column's mean and deviation, which privacy does not cover; write log"
+            issues.append(Issue(f"parameters.numeric.{name}", f"{message} or none"))
+    rows = Features.of(parameters).wide_rows * (parameters.embedding_dimension + 1)
+    part = -(-parameters.batch_size // parameters.accumulation_steps)
+    if part * rows * 4 > _PRIVATE_BYTES:
+        fits = max(1, _PRIVATE_BYTES // (rows * 4))
+        parts = -(-parameters.batch_size // fits)
+        message = (
+            f"with privacy every sample has a gradient for every bucket: {part * rows * 4 / 2**30:.1f} GiB for {part}"
+            f" samples; at most {fits} fit: write accumulationSteps: {parts} (or more), or use fewer buckets"
+        )
+        issues.append(Issue("parameters.categorical", message))
+    return issues
 
 
 class ServedRecommender:
