@@ -27,6 +27,7 @@ SUPPORTED_BUILTINS = (
     "image-classification",
     "recommendation",
     "text-classification",
+    "token-classification",
 )
 PRIVATE_BUILTINS = ("image-classification", "recommendation")
 """Those that know differential privacy."""
@@ -84,7 +85,7 @@ class Trainer(
 
     builtin: Annotated[Builtin, Supported(("", *SUPPORTED_BUILTINS))] = ""
     """The name of a bundled trainer. Supported now: bert-pretraining, causal-lm, image-classification, recommendation,
-    text-classification."""
+    text-classification, token-classification."""
     parameters: FreeForm = {}
     """The builtin trainer's settings, checked against its published JSON schema before any pod starts."""
     image: Annotated[str, Field(max_length=1024)] = ""

@@ -6,7 +6,11 @@ from modelyard_workloads.parameters.base import Parameters, Section
 from modelyard_workloads.parameters.causal_lm import CausalLmParameters
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from modelyard_workloads.parameters.recommendation import RecommendationParameters
-from modelyard_workloads.parameters.text import BertPretrainingParameters, TextClassificationParameters
+from modelyard_workloads.parameters.text import (
+    BertPretrainingParameters,
+    TextClassificationParameters,
+    TokenClassificationParameters,
+)
 
 PARAMETERS: dict[str, type[Parameters]] = {
     "bert-pretraining": BertPretrainingParameters,
@@ -14,6 +18,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "image-classification": ImageClassificationParameters,
     "recommendation": RecommendationParameters,
     "text-classification": TextClassificationParameters,
+    "token-classification": TokenClassificationParameters,
 }
 
 __all__ = ["PARAMETERS", "Parameters", "Section"]

@@ -112,3 +112,44 @@ class TextClassificationParameters(FineTuningParameters):
         if len(set(names)) < len(names):
             raise ValueError(f"textColumn, secondTextColumn and labelColumn must be different columns, got {names}")
         return self
+
+
+class TokenClassificationParameters(FineTuningParameters):
+    """Parameters of the builtin trainer `token-classification`."""
+
+    words_column: str = Field(
+        "tokens", min_length=1, description="The column with the list of words, in JSON lines and Parquet."
+    )
+    tags_column: str = Field(
+        "tags",
+        min_length=1,
+        description="The column with the list of tags (O, B-TYPE, I-TYPE), in JSON lines and Parquet.",
+    )
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> TokenClassificationParameters:
+        if self.words_column == self.tags_column:
+            raise ValueError(f"wordsColumn and tagsColumn must be different columns, both are {self.words_column!r}")
+        return self
+
+
+class QuestionAnsweringParameters(FineTuningParameters):
+    """Parameters of the builtin trainer `question-answering`."""
+
+    sequence_length: int = Field(
+        384,
+        ge=16,
+        le=8192,
+        description="Tokens of a question and a piece of its text together; longer texts are read in pieces.",
+    )
+    stride: int = Field(128, ge=0, le=4096, description="Tokens that two neighbouring pieces of a text have in common.")
+    answer_length: int = Field(30, ge=1, le=1024, description="The longest answer in tokens.")
+
+    @model_validator(mode="after")
+    def _pieces_move_on(self) -> QuestionAnsweringParameters:
+        if self.stride > self.sequence_length // 2:
+            raise ValueError(
+                f"stride ({self.stride}) must be at most half of sequenceLength ({self.sequence_length}):"
+                " the rest is for the question and for what is new in each piece"
+            )
+        return self

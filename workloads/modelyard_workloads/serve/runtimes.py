@@ -93,4 +93,5 @@ _BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {
     "image-classification": _image_classification,
     "recommendation": _recommendation,
     "text-classification": _text,
+    "token-classification": _text,
 }

@@ -18,6 +18,7 @@ _MODULES = {
     "image-classification": "modelyard_workloads.tasks.image_classification",
     "recommendation": "modelyard_workloads.tasks.recommendation",
     "text-classification": "modelyard_workloads.tasks.text_classification",
+    "token-classification": "modelyard_workloads.tasks.token_classification",
 }
 
 

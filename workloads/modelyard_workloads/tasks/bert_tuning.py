@@ -104,6 +104,12 @@ class BertTuningTask:
         for group in by_length(self.held_out, mine, TOKENS_AT_ONCE):
             yield example_batch(self.held_out, self.target, group, len(group), self.device)
 
+    def sample_texts(self, count: int) -> list[str]:
+        """Short texts made of the beginnings of held-out rows, for golden answers."""
+        starts, count = self.held_out.starts, min(count, len(self.held_out))
+        rows = [self.held_out.tokens[starts[i] : min(starts[i + 1], starts[i] + 32)] for i in range(count)]
+        return [self.tokenizer.decode(row.tolist()) or "text" for row in rows]
+
 
 class _Preparation:
     """From labelled texts to encoded examples; on rank 0."""

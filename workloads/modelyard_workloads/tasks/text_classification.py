@@ -86,7 +86,7 @@ class TextClassificationTask(BertTuningTask):
         labels, length = self.labels, self.parameters.sequence_length
         write_model(directory, self.bert, self.head, weights, self.tokenizer, labels)
         served = load_classifier(directory, length, pairs=bool(self.parameters.second_text_column))
-        texts = [self._text(index) for index in range(min(_GOLDEN_SAMPLES, len(self.held_out)))]
+        texts = self.sample_texts(_GOLDEN_SAMPLES)
         golden = golden_answers(served, {spec.name: texts for spec in served.inputs})
         return Description(
             task="text-classification",
@@ -98,10 +98,6 @@ class TextClassificationTask(BertTuningTask):
             outputs=list(served.outputs),
             golden=[golden],
         )
-
-    def _text(self, index: int) -> str:
-        start, end = self.held_out.starts[index], self.held_out.starts[index + 1]
-        return self.tokenizer.decode(self.held_out.tokens[start : min(end, start + 32)].tolist()) or "text"
 
 
 def build_task(config: TrainingConfig) -> TextClassificationTask:
