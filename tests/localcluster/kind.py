@@ -17,6 +17,7 @@ from localcluster.progress import step
 AUDIT_IN_NODE = "/var/log/kubernetes"
 POLICY_IN_NODE = "/etc/kubernetes/modelyard-audit-policy.json"
 CREATE_SECONDS = 900
+IMAGE_VARIABLE = "MODELYARD_KIND_IMAGE"  # a node image of your own, where the one that kind names cannot be pulled
 
 
 def config(layout: Layout) -> str:
@@ -59,7 +60,8 @@ def up(layout: Layout) -> None:
         scratch = layout.config / "kind.kubeconfig"
         with step("creating the kind cluster"):
             create = ("kind", "create", "cluster", "--name", CONTEXT, "--config", str(path), "--wait", "120s")
-            _run(*create, "--kubeconfig", str(scratch))
+            image = os.environ.get(IMAGE_VARIABLE)
+            _run(*create, "--kubeconfig", str(scratch), *(("--image", image) if image else ()))
     kubeconfig = _run("kind", "get", "kubeconfig", "--name", CONTEXT)
     layout.kubeconfig.touch(mode=0o600)
     layout.kubeconfig.write_text(own_context(kubeconfig))
@@ -138,7 +140,13 @@ def build_project_images(layout: Layout) -> None:
 
 def _run(*command: str) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=CREATE_SECONDS, env=dict(os.environ), check=False
+        # our Dockerfiles need BuildKit, which older clients of Docker have and do not use unasked
+        command,
+        capture_output=True,
+        text=True,
+        timeout=CREATE_SECONDS,
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        check=False,
     )
     if done.returncode != 0:
         raise LocalClusterError(f"{' '.join(command[:4])} failed: {(done.stderr or done.stdout).strip()[-1500:]}")
