@@ -55,9 +55,17 @@ KINDS: Mapping[str, Kind] = {
     "HTTPRoute": Kind("/apis/gateway.networking.k8s.io/v1", "httproutes"),
     "HorizontalPodAutoscaler": Kind("/apis/autoscaling/v2", "horizontalpodautoscalers"),
     "ScaledObject": Kind("/apis/keda.sh/v1alpha1", "scaledobjects"),
+    "PodGroup.scheduling.volcano.sh": Kind("/apis/scheduling.volcano.sh/v1beta1", "podgroups"),
+    "PodGroup.scheduling.x-k8s.io": Kind("/apis/scheduling.x-k8s.io/v1alpha1", "podgroups"),
     "Lease": Kind("/apis/coordination.k8s.io/v1", "leases"),
     "TokenReview": Kind("/apis/authentication.k8s.io/v1", "tokenreviews"),
 }
+
+
+def kind_of(body: Object) -> str:
+    """The key of an object's kind in KINDS: its name, and its group where two groups have one of that name."""
+    with_group = f"{body['kind']}.{body.get('apiVersion', '').partition('/')[0]}"
+    return with_group if with_group in KINDS else str(body["kind"])
 
 
 @dataclass
@@ -134,7 +142,7 @@ class Cluster:
     async def create(self, body: Object, namespace: str | None = None) -> Object:
         namespace = namespace or body.get("metadata", {}).get("namespace")
         return await self._request(
-            "POST", _path(body["kind"], namespace), body=body, query={"fieldManager": FIELD_MANAGER}
+            "POST", _path(kind_of(body), namespace), body=body, query={"fieldManager": FIELD_MANAGER}
         )
 
     async def replace(self, body: Object) -> Object:
@@ -148,7 +156,7 @@ class Cluster:
         A `metadata.resourceVersion` in the body makes it conditional; a `metadata.uid` refuses to re-create.
         """
         meta = body["metadata"]
-        path = _path(body["kind"], meta["namespace"], meta["name"], subresource)
+        path = _path(kind_of(body), meta["namespace"], meta["name"], subresource)
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request("PATCH", path, body=body, query=query, headers={"Content-Type": _APPLY})
 

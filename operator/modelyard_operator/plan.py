@@ -93,7 +93,7 @@ class Children:
     claims: tuple[Object, ...] = ()
     deployments: tuple[Object, ...] = ()
     extras: tuple[Object, ...] = ()
-    """Routes from outside and autoscalers of others."""
+    """Routes from outside, autoscalers and gang schedulers of others."""
     training: Object | None = None
     """The ModelTraining that a ModelService refers to; None where there is none of that name."""
     report: Report | None = None

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from modelyard_operator import metrics
-from modelyard_operator.cluster import ApiError, Cluster
+from modelyard_operator.cluster import ApiError, Cluster, kind_of
 from modelyard_operator.events import EventRecorder
 from modelyard_operator.objects import covers, is_owned_by, is_terminating
 from modelyard_operator.plan import Children, Deletion, Key, Object, Patch, Plan, Urgency
@@ -160,11 +160,11 @@ class Reconciler:
             else:
                 body = {**child, "metadata": {**child["metadata"], "uid": known["metadata"]["uid"]}}
                 if turned := _turned_selector(child, known):
-                    await self._cluster.merge(kind, key.namespace, name, turned)
+                    await self._cluster.merge(kind_of(child), key.namespace, name, turned)
                 answer = await self._cluster.apply(body)
                 if not covers(child, answer):
                     # A list item of somebody else's survives an apply (a port, a container): replace whole lists.
-                    answer = await self._cluster.merge(kind, key.namespace, name, body)
+                    answer = await self._cluster.merge(kind_of(child), key.namespace, name, body)
         except ApiError as error:
             self._refuse(key, child, error)
             return
@@ -210,7 +210,7 @@ class Reconciler:
             if not error.already_exists:
                 raise
             kind, meta = child["kind"], child["metadata"]
-            live = await self._cluster.get(kind, meta["namespace"], meta["name"])
+            live = await self._cluster.get(kind_of(child), meta["namespace"], meta["name"])
             ours = is_owned_by(live, parent) or (
                 kind == "PersistentVolumeClaim" and covers(_identity(child), _identity(live))
             )
@@ -220,7 +220,7 @@ class Reconciler:
             if covers(meta["labels"], live["metadata"].get("labels") or {}):
                 return live
             patch: Object = {"metadata": {"labels": meta["labels"], "uid": live["metadata"]["uid"]}}
-            return await self._cluster.merge(kind, meta["namespace"], meta["name"], patch)
+            return await self._cluster.merge(kind_of(child), meta["namespace"], meta["name"], patch)
 
     def _accept(self, key: Key, child: Object, answer: Object) -> None:
         self._store.put(child["kind"], answer)

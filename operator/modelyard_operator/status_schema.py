@@ -27,3 +27,22 @@ class Condition(Model):
 
 
 Conditions = Annotated[list[Condition], ListMap(("type",), 32)]
+
+
+class ResolvedModel(Model):
+    """A model, as what the spec names resolved to."""
+
+    source: str | None = None
+    """The training or the URI that the spec names."""
+    artifact: str | None = None
+    """The training's artifact."""
+    step: int | None = None
+    """Its step."""
+    uri: str | None = None
+    """Where it is."""
+    digest: str | None = None
+    """The sha256 of its manifest."""
+    size_bytes: int | None = None
+    """Its size."""
+    task: str | None = None
+    """What it is for."""

@@ -15,10 +15,10 @@ from typing import Any
 from modelyard_operator.load import Load
 from modelyard_operator.objects import API_VERSION, SERVICE, TRAINING, parent_of
 from modelyard_operator.plan import Children, Key, Object, Report
-from modelyard_operator.uris import parse_uri
+from modelyard_operator.uris import parse_uri, training_artifact
 
 _TOMBSTONES = 10_000
-_EXTRA_KINDS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject")
+_EXTRA_KINDS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject", "PodGroup")
 _CHILD_KINDS = ("Pod", "Service", "PersistentVolumeClaim", "Deployment", *_EXTRA_KINDS)
 
 
@@ -70,6 +70,7 @@ class Store:
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._children: defaultdict[Key, dict[tuple[str, str], Object]] = defaultdict(dict)
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._following: dict[Key, Key] = {}
         self._gone: OrderedDict[str, float] = OrderedDict()  # uid -> the version at which it went
         self._held: defaultdict[str, set[str]] = defaultdict(set)  # uid of a service -> names of claims that name it
         self.reports: dict[Key, Report] = {}
@@ -104,13 +105,18 @@ class Store:
         return {k for k in (key, old) if k is not None}
 
     def _put_parent(self, key: Key, obj: Object) -> set[Key]:
-        if key.kind == TRAINING:
-            return {key, *self._followers.get(key, ())}
-        for followers in self._followers.values():
-            followers.discard(key)
-        if target := training_of(obj):
+        self._follow(key, training_of(obj))
+        return {key, *self._followers.get(key, ())}
+
+    def _follow(self, key: Key, target: Key | None) -> None:
+        """A change of `target` concerns `key` too; None for nobody's."""
+        before = self._following.pop(key, None)
+        if before is not None:
+            self._followers[before].discard(key)
+            self._followers[before] or self._followers.pop(before)
+        if target is not None:
+            self._following[key] = target
             self._followers[target].add(key)
-        return {key}
 
     def remove(self, kind: str, obj: Object) -> set[Key]:
         """Forget an object that was deleted, at the version it has; at every version if it has none.
@@ -134,8 +140,7 @@ class Store:
             self._held.pop(meta["uid"], None)
             self.refusals.pop(key, None)
             self.absent.pop(key, None)
-            for followers in self._followers.values():
-                followers.discard(key)
+            self._follow(key, None)
             return {key, *self._followers.get(key, ())}
         parent = _parent_key(known)
         if parent is None:
@@ -160,7 +165,7 @@ class Store:
         for (kind, _), obj in sorted(self._children.get(key, {}).items()):
             by_kind[kind].append(obj)
         parent = self.get(*key)
-        target = training_of(parent) if parent is not None and key.kind == SERVICE else None
+        target = self._following.get(key)
         claims = self._held_claims(parent) if parent is not None and key.kind == SERVICE else ()
         return Children(
             pods=tuple(by_kind["Pod"]),
@@ -188,12 +193,20 @@ class Store:
         return tuple(claim for claim in found if claim is not None)
 
 
-def training_of(service: Object) -> Key | None:
-    """The key of the ModelTraining that a ModelService names, in its own namespace; None where it names none."""
-    ref: Any = service.get("spec") or {}
-    for field in ("model", "source", "trainingRef", "name"):
-        ref = ref.get(field) if isinstance(ref, dict) else None
-    return Key(TRAINING, service["metadata"]["namespace"], ref) if isinstance(ref, str) and ref else None
+def training_of(parent: Object) -> Key | None:
+    """The key of the ModelTraining, in its own namespace, that a ModelService serves or a ModelTraining goes on from;
+    None where it names none. The spec is as it came: anything may be anywhere.
+    """
+    service = _at(parent, "spec", "model", "source", "trainingRef", "name")
+    initial = training_artifact(_at(parent, "spec", "model", "uri"))
+    name = service or (initial[0] if initial else "")
+    return Key(TRAINING, parent["metadata"]["namespace"], name) if name else None
+
+
+def _at(obj: Any, *fields: str) -> str:
+    for field in fields:
+        obj = obj.get(field) if isinstance(obj, dict) else None
+    return obj if isinstance(obj, str) else ""
 
 
 def _holders(claim: Object) -> list[str]:

@@ -14,7 +14,7 @@ _PATH = r"(/[A-Za-z0-9_=@+-][A-Za-z0-9_.=@+-]*)*/?"
 _FORMS = {
     "example": (f"example://{_NAME}", "example://NAME"),
     "pvc": (rf"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?{_PATH}", "pvc://CLAIM[/PATH]"),
-    "training": (f"training://{_NAME}(/{_NAME})?", "training://NAME"),
+    "training": (f"training://{_NAME}(/{_NAME})?", "training://NAME[/ARTIFACT]"),
     "s3": (r"s3://[^\s]+", "s3://BUCKET/PATH"),
     "gs": (r"gs://[^\s]+", "gs://BUCKET/PATH"),
     "https": (r"https://[^\s]+", "https://HOST/PATH"),
@@ -38,6 +38,14 @@ def parse_uri(uri: str) -> Location:
     if not found:
         raise ValueError(f"{uri!r} is not SCHEME://NAME[/PATH]")
     return Location(found[1], found[2], found[3].strip("/"))
+
+
+def training_artifact(uri: str) -> tuple[str, str] | None:
+    """(training, artifact) of `training://NAME[/ARTIFACT]`, the best one if none is named; None for other URIs."""
+    if not uri.startswith("training://"):
+        return None
+    name, _, artifact = uri.removeprefix("training://").strip("/").partition("/")
+    return name, artifact or "best"
 
 
 def uri_form(supported: Sequence[str], later: Sequence[str] = ()) -> Matches:

@@ -77,13 +77,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [create, delete, get, list, patch, watch]
-# where the Gateway API and KEDA are installed
+# where the Gateway API, KEDA, Volcano or the coscheduling plugin are installed
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [create, delete, get, patch]
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
   verbs: [create, delete, get, patch]
+- apiGroups: [scheduling.volcano.sh, scheduling.x-k8s.io]
+  resources: [podgroups]
+  verbs: [create, get, patch]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list, patch]

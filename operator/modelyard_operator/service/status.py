@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from modelyard_operator.conditions import Conditions
+from modelyard_operator.lineage import Unresolved
 from modelyard_operator.objects import LABEL_COMPONENT, ROUTER
 from modelyard_operator.plan import Children, Object, Urgency
 from modelyard_operator.service.failures import LOADING, ServerFailure
-from modelyard_operator.service.model import Unresolved
 from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
 from modelyard_operator.service.spec import ModelServiceSpec

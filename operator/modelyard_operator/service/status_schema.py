@@ -8,26 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from modelyard_operator.schema import ListMap, Model, Time
-from modelyard_operator.status_schema import Conditions
-
-
-class ResolvedModel(Model):
-    """The model that is served, as the source resolved to it."""
-
-    source: str | None = None
-    """The training or the URI that the spec names."""
-    artifact: str | None = None
-    """The training's artifact."""
-    step: int | None = None
-    """Its step."""
-    uri: str | None = None
-    """Where it is."""
-    digest: str | None = None
-    """The sha256 of its manifest."""
-    size_bytes: int | None = None
-    """Its size."""
-    task: str | None = None
-    """What it is for."""
+from modelyard_operator.status_schema import Conditions, ResolvedModel
 
 
 class TrafficShare(Model):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from modelyard_operator.lineage import Unresolved
 from modelyard_operator.objects import ANNOTATION_GENERATION, LABEL_REVISION, format_time, is_owned_by
 from modelyard_operator.plan import Children, Event, Object, Plan
 from modelyard_operator.refusal import refuse
@@ -17,7 +18,7 @@ from modelyard_operator.schema import InvalidSpec
 from modelyard_operator.service import scaling
 from modelyard_operator.service.children import desired_children
 from modelyard_operator.service.failures import find_failure
-from modelyard_operator.service.model import Unresolved, resolve
+from modelyard_operator.service.model import resolve
 from modelyard_operator.service.render import revision_of
 from modelyard_operator.service.rollout import Observed, plan_rollout
 from modelyard_operator.service.runtime import Installation

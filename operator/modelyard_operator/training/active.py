@@ -13,6 +13,7 @@ from modelyard_operator.training.failing import Verdict
 from modelyard_operator.training.gang import SETTLING_SECONDS, Gang, is_active, unplaced_since
 from modelyard_operator.training.removal import FAILED_GANG_GRACE_SECONDS, next_look, removals
 from modelyard_operator.training.render import make_output_claim, make_peer_service, make_pod, make_pod_metadata
+from modelyard_operator.training.scheduling import make_pod_group
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.status import Step, make_status, urgency_of
 
@@ -30,7 +31,9 @@ def active(situation: Situation, surroundings: Surroundings, verdict: Verdict) -
             return Plan(verify=tuple(unsure), create=tuple(missing))
     status = make_status(situation, Step(stalled=verdict.stall.message if verdict.stall else ""))
     status["nodes"] |= elastic.growth(situation)
-    fixed = (_output_claim(situation), make_peer_service(training, spec))
+    # nobody watches pod groups: one is made, or made to fit, when pods are
+    group = make_pod_group(training, spec) if missing else None
+    fixed = (_output_claim(situation), make_peer_service(training, spec), group)
     kept = (
         make_pod_metadata(training, spec, gang.attempt, rank, surroundings.status_ca)
         for rank, pod in gang.pods.items()

@@ -11,7 +11,7 @@ from modelyard_operator.training.parameters import parameter_issues
 from modelyard_operator.training.trainer_spec import (
     PRIVATE_BUILTINS,
     RENDEZVOUS_ENV,
-    RENDEZVOUS_ENV_PREFIXES,
+    RENDEZVOUS_PREFIXES,
     RESERVED_ENV_PREFIXES,
     SUPPORTED_BUILTINS,
     Trainer,
@@ -21,7 +21,8 @@ from modelyard_operator.uris import forms, parse_uri
 if TYPE_CHECKING:
     from modelyard_operator.training.spec import ModelTrainingSpec
 
-DATASET_SCHEMES = ("example", "pvc")
+DATASET_SCHEMES = ("example", "pvc", "s3", "gs", "https", "hf")
+MODEL_SCHEMES = ("training", "pvc", "s3", "gs", "https", "hf")
 OUTPUT_SCHEMES = ("pvc",)
 
 
@@ -45,6 +46,8 @@ def _trainer_issues(trainer: Trainer) -> Iterator[Issue]:
         yield Issue(f"{path}.parameters", message)
     elif trainer.builtin in SUPPORTED_BUILTINS:
         yield from parameter_issues(trainer.builtin, trainer.parameters, f"{path}.parameters")
+    if trainer.builtin and trainer.rendezvous != "torch":
+        yield Issue(f"{path}.rendezvous", "the builtin trainers meet by torch; remove it, or write torch")
     yield from env_issues(trainer.env, f"{path}.env")
     yield from _reserved_env_issues(trainer, f"{path}.env")
     yield from resource_issues(trainer.resources_per_node, f"{path}.resourcesPerNode")
@@ -55,8 +58,8 @@ def _reserved_env_issues(trainer: Trainer, path: str) -> Iterator[Issue]:
         here, name = f"{path}[{index}].name", variable.name
         if name.startswith(RESERVED_ENV_PREFIXES):
             yield Issue(here, f"{name} is set by the operator; remove it")
-        elif trainer.rendezvous == "torch" and (name in RENDEZVOUS_ENV or name.startswith(RENDEZVOUS_ENV_PREFIXES)):
-            yield Issue(here, f"{name} is set by the operator; remove it, or write rendezvous: none")
+        elif name in RENDEZVOUS_ENV[trainer.rendezvous] or name.startswith(RENDEZVOUS_PREFIXES[trainer.rendezvous]):
+            yield Issue(here, f"{name} is set by the operator; remove it, or write rendezvous none")
 
 
 def _privacy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
@@ -69,7 +72,9 @@ def _privacy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
 def _data_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
     if spec.trainer.builtin and not spec.dataset.uri:
         yield Issue("spec.dataset.uri", f"a builtin trainer needs data; write {forms(DATASET_SCHEMES)}")
-    yield from _scheme_issues(spec.dataset.uri, DATASET_SCHEMES, "spec.dataset.uri")
+    for source, path in ((spec.dataset, "spec.dataset"), (spec.model, "spec.model")):
+        if source.secret_ref and not source.uri:
+            yield Issue(f"{path}.secretRef", "there is no uri that it could be for; write uri, or remove it")
     yield from _scheme_issues(spec.output.uri, OUTPUT_SCHEMES, "spec.output.uri")
     if spec.output.uri and spec.output.storage_class_name is not None:
         message = "is for the claim that the operator makes; remove it or remove uri"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from modelyard_operator.objects import API_VERSION, output_claim_name, peer_service_name, pod_name
+from modelyard_operator.objects import API_VERSION, output_claim_name
 from modelyard_operator.plan import Object
 from modelyard_operator.podspec import manifest
-from modelyard_operator.quantity import amount
 from modelyard_operator.training.parameters import defaults_of
+from modelyard_operator.training.rendezvous import rendezvous
 from modelyard_operator.training.spec import ModelTrainingSpec
+from modelyard_operator.uris import training_artifact
 
-MASTER_PORT = 29500
 METRICS_PORT = 9400
 OUTPUT_PATH = "/modelyard/output"
 DATASET_PATH = "/modelyard/dataset"
+MODEL_PATH = "/modelyard/model"
 STATUS_PATH = "/var/run/modelyard/status"
 STATUS_AUDIENCE = "modelyard.dev/status"
 TOKEN_SECONDS = 3600
@@ -55,20 +56,22 @@ def output_location(training: Object, spec: ModelTrainingSpec) -> Location:
     return claim_location(spec.output.uri) or Location(output_claim_name(training["metadata"]["name"]), "")
 
 
-def processes_per_node(spec: ModelTrainingSpec) -> int:
-    """numProcPerNode; `auto` is one process a GPU, and one where there is none."""
-    if spec.trainer.num_proc_per_node != "auto":
-        return int(spec.trainer.num_proc_per_node)
-    limits = spec.trainer.resources_per_node.limits
-    gpus = sum(int(amount(str(count))) for name, count in limits.items() if name.endswith("/gpu") or "/mig-" in name)
-    return max(1, gpus)
+def initial_uri(training: Object, spec: ModelTrainingSpec) -> str:
+    """Where the weights to begin with are; another training's are where its artifact was when this one began."""
+    pinned = (training.get("status") or {}).get("model") or {}
+    return str(pinned.get("uri", "")) if training_artifact(spec.model.uri) else spec.model.uri
+
+
+def in_pod(uri: str, mount: str) -> str:
+    """The URI as a pod sees it that has the claim of `pvc://claim/path` at `mount`."""
+    claim = claim_location(uri)
+    return f"file://{claim.under(mount)}" if claim else uri
 
 
 def environment(
     training: Object, spec: ModelTrainingSpec, attempt: int, rank: int, surroundings: Surroundings
 ) -> list[Object]:
     meta = training["metadata"]
-    dataset = claim_location(spec.dataset.uri)
     values = {
         "HOME": "/tmp",
         "MODELYARD_TRAINING": meta["name"],
@@ -79,12 +82,15 @@ def environment(
     }
     if spec.run_policy.progress_deadline_seconds is not None:
         values["MODELYARD_PROGRESS_DEADLINE_SECONDS"] = str(spec.run_policy.progress_deadline_seconds)
-    if dataset:
-        values["MODELYARD_DATASET"] = dataset.under(DATASET_PATH)
+    for name, uri, mount in (
+        ("MODELYARD_DATASET", spec.dataset.uri, DATASET_PATH),
+        ("MODELYARD_MODEL", initial_uri(training, spec), MODEL_PATH),
+    ):
+        if uri:  # a directory of the pod, or a URI for the trainer to open
+            values[name] = in_pod(uri, mount).removeprefix("file://")
     if spec.trainer.builtin:
         values["MODELYARD_CONFIG"] = json.dumps(_builtin_config(training, spec, attempt), separators=(",", ":"))
-    if spec.trainer.rendezvous == "torch":
-        values |= _torch_rendezvous(training, spec, attempt, rank)
+    values |= rendezvous(training, spec, attempt, rank)
     if surroundings.status_url:
         path = f"/apis/{API_VERSION}/namespaces/{meta['namespace']}/modeltrainings/{meta['name']}/status"
         values |= {
@@ -96,32 +102,10 @@ def environment(
     return ours + [manifest(variable) for variable in spec.trainer.env]
 
 
-def _torch_rendezvous(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int) -> dict[str, str]:
-    """What `init_process_group("env://")` and torchrun (PET_*) read; one process a node sees itself as one rank."""
-    meta = training["metadata"]
-    nodes, processes = spec.trainer.num_nodes, processes_per_node(spec)
-    first = pod_name(meta["name"], attempt, 0)
-    address = f"{first}.{peer_service_name(meta['name'])}.{meta['namespace']}.svc" if nodes > 1 else "localhost"
-    return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(MASTER_PORT),
-        "NNODES": str(nodes),
-        "NODE_RANK": str(rank),
-        "NPROC_PER_NODE": str(processes),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(nodes),
-        "PET_NNODES": str(nodes),
-        "PET_NODE_RANK": str(rank),
-        "PET_NPROC_PER_NODE": str(processes),
-        "PET_MASTER_ADDR": address,
-        "PET_MASTER_PORT": str(MASTER_PORT),
-    }
-
-
 def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> Object:
     """The MODELYARD_CONFIG of a bundled trainer (`modelyard_workloads.config`)."""
     meta = training["metadata"]
-    output, dataset = output_location(training, spec), claim_location(spec.dataset.uri)
+    output = output_location(training, spec)
     return {
         "task": spec.trainer.builtin,
         "parameters": spec.trainer.parameters,
@@ -133,8 +117,8 @@ def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> 
             "generation": meta.get("generation", 1),
         },
         "attempt": attempt,
-        "dataset": {"uri": f"file://{dataset.under(DATASET_PATH)}" if dataset else spec.dataset.uri},
-        "model": {"uri": ""},
+        "dataset": {"uri": in_pod(spec.dataset.uri, DATASET_PATH)},
+        "model": {"uri": in_pod(initial_uri(training, spec), MODEL_PATH)},
         "output": {
             "path": output.under(OUTPUT_PATH),
             "uri": f"pvc://{output.claim}" + (f"/{output.path}" if output.path else ""),

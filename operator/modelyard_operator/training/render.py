@@ -24,8 +24,8 @@ from modelyard_operator.podspec import (
 from modelyard_operator.quantity import amount
 from modelyard_operator.training.environment import (
     DATASET_PATH,
-    MASTER_PORT,
     METRICS_PORT,
+    MODEL_PATH,
     OUTPUT_PATH,
     STATUS_AUDIENCE,
     STATUS_PATH,
@@ -33,9 +33,12 @@ from modelyard_operator.training.environment import (
     Surroundings,
     claim_location,
     environment,
+    initial_uri,
     output_location,
 )
 from modelyard_operator.training.failure import CONTAINER
+from modelyard_operator.training.rendezvous import PORT
+from modelyard_operator.training.scheduling import placement, queue_annotations, queue_labels, with_topology
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 
@@ -85,7 +88,7 @@ def make_peer_service(training: Object, spec: ModelTrainingSpec) -> Object | Non
                 "app.kubernetes.io/managed-by": "modelyard",
                 "modelyard.dev/training": meta["name"],
             },
-            "ports": [{"name": "rendezvous", "port": MASTER_PORT, "protocol": "TCP", "targetPort": MASTER_PORT}],
+            "ports": [{"name": "rendezvous", "port": PORT, "protocol": "TCP", "targetPort": PORT}],
         },
     }
 
@@ -93,7 +96,7 @@ def make_peer_service(training: Object, spec: ModelTrainingSpec) -> Object | Non
 def make_pod_metadata(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int, status_ca: str) -> Object:
     """Everything of a pod that can be repaired while it lives."""
     meta = training["metadata"]
-    annotations = {**spec.pod.annotations}
+    annotations = {**spec.pod.annotations, **queue_annotations(training, spec)}
     if status_ca:
         annotations[ANNOTATION_STATUS_CA] = status_ca
     return {
@@ -105,7 +108,12 @@ def make_pod_metadata(training: Object, spec: ModelTrainingSpec, attempt: int, r
             "labels": labels_for(
                 TRAINING,
                 meta["name"],
-                {**spec.pod.labels, LABEL_ATTEMPT: str(attempt), LABEL_RANK: str(rank)},
+                {
+                    **spec.pod.labels,
+                    **queue_labels(training, spec, attempt),
+                    LABEL_ATTEMPT: str(attempt),
+                    LABEL_RANK: str(rank),
+                },
             ),
             "annotations": annotations,
             "ownerReferences": [owner_reference(training)],
@@ -122,6 +130,7 @@ def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int,
         "name": CONTAINER,
         "image": spec.trainer.image or surroundings.workloads_image,
         "env": environment(training, spec, attempt, rank, surroundings),
+        **_credentials(spec),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "volumeMounts": [*mounts, *(manifest(mount) for mount in spec.pod.volume_mounts)],
         "securityContext": container_security_context(read_only_root=builtin),
@@ -150,11 +159,17 @@ def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int,
     if spec.trainer.num_nodes > 1:
         pod["spec"]["hostname"] = pod["metadata"]["name"]
         pod["spec"]["subdomain"] = peer_service_name(training["metadata"]["name"])
-    if spec.scheduling.priority_class_name:
-        pod["spec"]["priorityClassName"] = spec.scheduling.priority_class_name
-    if spec.scheduling.scheduler_name:
-        pod["spec"]["schedulerName"] = spec.scheduling.scheduler_name
+    pod["spec"] |= placement(spec)
+    if affinity := with_topology(pod["spec"].get("affinity") or {}, training, spec, attempt):
+        pod["spec"]["affinity"] = affinity
     return pod
+
+
+def _credentials(spec: ModelTrainingSpec) -> Object:
+    """The keys of the Secrets as variables, under a prefix each. The kubelet reads them, the operator never does."""
+    secrets = {"MODELYARD_DATASET_": spec.dataset.secret_ref, "MODELYARD_MODEL_": spec.model.secret_ref}
+    sources = [{"prefix": prefix, "secretRef": {"name": name}} for prefix, name in secrets.items() if name]
+    return {"envFrom": sources} if sources else {}
 
 
 def _volumes(
@@ -172,9 +187,11 @@ def _volumes(
         claim = output_location(training, spec).claim
         volumes.append({"name": "output", "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": "output", "mountPath": OUTPUT_PATH})
-    if dataset := claim_location(spec.dataset.uri):
-        volumes.append({"name": "dataset", "persistentVolumeClaim": {"claimName": dataset.claim, "readOnly": True}})
-        mounts.append({"name": "dataset", "mountPath": DATASET_PATH, "readOnly": True})
+    read = {"dataset": (spec.dataset.uri, DATASET_PATH), "model": (initial_uri(training, spec), MODEL_PATH)}
+    for name, (uri, path) in read.items():
+        if location := claim_location(uri):
+            volumes.append({"name": name, "persistentVolumeClaim": {"claimName": location.claim, "readOnly": True}})
+            mounts.append({"name": name, "mountPath": path, "readOnly": True})
     if surroundings.status_url:
         token = {"audience": STATUS_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
         authority = {

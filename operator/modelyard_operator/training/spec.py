@@ -9,8 +9,8 @@ from pydantic import Field
 
 from modelyard_operator.parsing import parse_object
 from modelyard_operator.pods import PodOptions
-from modelyard_operator.schema import Model, NotYet, Quantity, Rule, cel, has_text
-from modelyard_operator.training.checks import DATASET_SCHEMES, OUTPUT_SCHEMES, check
+from modelyard_operator.schema import Model, Quantity, Rule, cel, has_text
+from modelyard_operator.training.checks import DATASET_SCHEMES, MODEL_SCHEMES, OUTPUT_SCHEMES, check
 from modelyard_operator.training.policy_spec import Checkpoint, ElasticPolicy, FailurePolicy, FailureRule, RunPolicy
 from modelyard_operator.training.trainer_spec import Trainer
 from modelyard_operator.uris import uri_form
@@ -32,20 +32,21 @@ CONTROLLER = "modelyard.dev/controller"
 class ModelSource(Model):
     """The weights to begin with."""
 
-    uri: Annotated[str, NotYet(), uri_form(("training", "pvc", "s3", "gs", "https", "hf"))] = ""
-    """Where they are: training://NAME, pvc://CLAIM/PATH, s3://, gs://, https://, hf:// (safetensors only)."""
-    secret_ref: Annotated[str, NotYet()] = ""
-    """The Secret with credentials for the URI."""
+    uri: Annotated[str, uri_form(MODEL_SCHEMES)] = ""
+    """Where they are: training://NAME[/ARTIFACT], whose end is waited for; pvc://CLAIM/PATH, s3://, gs://, https://,
+    hf://. Safetensors only."""
+    secret_ref: Annotated[str, Field(max_length=253)] = ""
+    """The Secret with credentials for the URI; its keys become variables with the prefix MODELYARD_MODEL_."""
 
 
 class DatasetSource(Model):
     """The data to train on."""
 
-    uri: Annotated[str, uri_form(DATASET_SCHEMES, ("training", "s3", "gs", "https", "hf"))] = ""
-    """Where it is: example://digits needs no network; pvc://CLAIM[/PATH] is a volume of yours. Not supported yet:
-    training://, s3://, gs://, https://, hf://."""
-    secret_ref: Annotated[str, NotYet()] = ""
-    """The Secret with credentials for the URI."""
+    uri: Annotated[str, uri_form(DATASET_SCHEMES)] = ""
+    """Where it is: example://NAME needs no network; pvc://CLAIM[/PATH] is a volume of yours; s3://, gs://, https://,
+    hf://."""
+    secret_ref: Annotated[str, Field(max_length=253)] = ""
+    """The Secret with credentials for the URI; its keys become variables with the prefix MODELYARD_DATASET_."""
 
 
 class Output(
@@ -73,15 +74,15 @@ class Output(
 class Scheduling(Model):
     """Who places the pods, and when."""
 
-    queue_name: Annotated[str, NotYet()] = ""
+    queue_name: Annotated[str, Field(max_length=253)] = ""
     """The Kueue LocalQueue to wait in."""
     priority_class_name: Annotated[str, Field(max_length=253)] = ""
     """The pods' PriorityClass."""
     scheduler_name: Annotated[str, Field(max_length=253)] = ""
     """The pods' scheduler; the cluster's default if empty."""
-    gang: Annotated[Literal["", "None", "Volcano", "Coscheduling"], NotYet(neutral=("None",))] = ""
-    """Which gang scheduler the pods are labelled for: None, Volcano, Coscheduling."""
-    topology: Annotated[str | None, NotYet()] = None
+    gang: Literal["", "None", "Volcano", "Coscheduling"] = ""
+    """Which gang scheduler the pods are labelled and a PodGroup is made for: None, Volcano, Coscheduling."""
+    topology: Annotated[str | None, Field(max_length=317)] = None
     """The node label within one value of which all pods must be."""
 
 
@@ -105,7 +106,7 @@ class Privacy(Model):
 
 _BUILTIN_NEEDS_DATA = Rule(
     f"!({has_text('self.trainer.builtin')}) || (has(self.dataset) && ({has_text('self.dataset.uri')}))",
-    "a builtin trainer needs dataset.uri; write example://digits or pvc://CLAIM[/PATH]",
+    "a builtin trainer needs dataset.uri; write example://digits or pvc://CLAIM[/PATH], for example",
 )
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from modelyard_operator import conditions
 from modelyard_operator.conditions import Conditions
+from modelyard_operator.lineage import Unresolved
 from modelyard_operator.objects import format_duration, format_time
 from modelyard_operator.plan import Object, Report, Urgency
 from modelyard_operator.training import ledger
-from modelyard_operator.training.environment import processes_per_node
 from modelyard_operator.training.failure import Failure
 from modelyard_operator.training.gang import Gang, waiting_reasons
 from modelyard_operator.training.parameters import defaults_of
+from modelyard_operator.training.rendezvous import processes_per_node
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 from modelyard_operator.training.stall import NO_PROGRESS
@@ -33,6 +34,7 @@ KEPT = (
     "nextAttemptTime",
     "memoryPerNode",
     "defaults",
+    "model",
     "progress",
     "checkpoint",
     "lastFailure",
@@ -73,6 +75,8 @@ class Step:
     message: str = ""
     stalled: str = ""
     """That it runs and does not move, in words."""
+    waiting: Unresolved | None = None
+    """What is missing before any pod is made."""
 
 
 def make_status(situation: Situation, step: Step) -> Object:
@@ -142,6 +146,8 @@ def _set_stalled(marks: Conditions, refused: str, waiting: list[tuple[str, str]]
         marks.set("Stalled", True, NO_PROGRESS, step.stalled)
     elif refused:
         marks.set("Stalled", True, "Blocked", refused)
+    elif step.waiting and step.waiting.reason != "TrainingNotFinished":
+        marks.set("Stalled", True, step.waiting.reason, step.waiting.message)
     elif fatal:
         marks.set("Stalled", True, *fatal)
     else:
@@ -167,6 +173,8 @@ def _set_scheduling(marks: Conditions, situation: Situation, waiting: list[tuple
         marks.set("Scheduled", True, "AllNodesScheduled", f"{gang.size} of {gang.size} nodes have a machine")
     else:
         reason, text = unplaced[0] if unplaced else ("Waiting", f"{gang.scheduled} of {gang.size} nodes have a machine")
+        if step.waiting:
+            reason, text = step.waiting.reason, step.waiting.message
         marks.set("Scheduled", False, reason, text)
     storage = [(r, t) for r, t in waiting if r == "MountFailed" or "persistentvolumeclaim" in t.lower()]
     if scheduled and not storage:

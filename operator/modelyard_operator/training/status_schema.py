@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modelyard_operator.schema import ListMap, Model, Time
-from modelyard_operator.status_schema import Conditions
+from modelyard_operator.status_schema import Conditions, ResolvedModel
 
 
 class Nodes(Model):
@@ -209,6 +209,8 @@ class ModelTrainingStatus(Model):
     """The parameters that the first attempt was not given, as JSON: an upgrade does not change a training under way."""
     memory_per_node: str | None = None
     """The memory limit of each pod, after onOOM has raised it."""
+    model: ResolvedModel | None = None
+    """The artifact of another training that this one began from."""
     nodes: Nodes | None = None
     """The pods of the current attempt."""
     progress: Progress | None = None

@@ -1,7 +1,7 @@
 """`sync` of a ModelTraining: observed parent and children in, complete desired state out. Pure.
 
-The life of a training, in the order in which it is looked at: refused, finished, suspended, resumed, succeeded,
-failed, another size, on its way. Each stage that decides anything has a file of its own.
+The life of a training, in the order in which it is looked at: refused, finished, suspended, resumed, waiting for its
+first weights, succeeded, failed, another size, on its way. Each stage that decides anything has a file of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from modelyard_operator.objects import format_time
 from modelyard_operator.plan import Children, Event, Object, Plan, Report
 from modelyard_operator.refusal import refuse
 from modelyard_operator.schema import InvalidSpec
-from modelyard_operator.training import deadlines, elastic
+from modelyard_operator.training import deadlines, elastic, initial
 from modelyard_operator.training.active import active
 from modelyard_operator.training.environment import Surroundings
 from modelyard_operator.training.failing import judge
@@ -67,6 +67,8 @@ def _stage(situation: Situation, surroundings: Surroundings) -> Plan:
         return suspended(situation)
     if situation.was("Suspended"):
         return resumed(situation)
+    if (waiting := initial.settle(situation)) is not None:
+        return waiting
     if situation.gang.succeeded == situation.gang.size:
         return _succeeded(situation)
     verdict = judge(situation)

@@ -33,8 +33,7 @@ PRIVATE_BUILTINS = ("image-classification", "recommendation")
 """Those that know differential privacy."""
 
 RESERVED_ENV_PREFIXES = ("MODELYARD_", "KUBEFLOW_TRAINER_")
-RENDEZVOUS_ENV_PREFIXES = ("PET_",)
-RENDEZVOUS_ENV = (
+_TORCH_ENV = (
     "MASTER_ADDR",
     "MASTER_PORT",
     "NNODES",
@@ -45,7 +44,19 @@ RENDEZVOUS_ENV = (
     "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
 )
-"""Set by the operator, or by torchrun after it, when the rendezvous is torch."""
+RENDEZVOUS_ENV: dict[str, tuple[str, ...]] = {
+    "torch": _TORCH_ENV,
+    "tensorflow": ("TF_CONFIG",),
+    "paddle": (),
+    "none": (),
+}
+"""Set by the operator, or by the framework's own launcher after it."""
+RENDEZVOUS_PREFIXES: dict[str, tuple[str, ...]] = {
+    "torch": ("PET_",),
+    "tensorflow": (),
+    "paddle": ("PADDLE_",),
+    "none": (),
+}
 
 
 def _no_prefix(variable: str, prefixes: tuple[str, ...]) -> str:
@@ -70,15 +81,24 @@ _STATUS_ENV_IS_OURS = Rule(
 )
 _RENDEZVOUS_ENV_IS_OURS = Rule(
     "!has(self.env) || self.rendezvous != 'torch' || self.env.all(e,"
-    f" !(e.name in {list(RENDEZVOUS_ENV)}) && {_no_prefix('e.name', RENDEZVOUS_ENV_PREFIXES)})",
-    f"{', '.join(RENDEZVOUS_ENV)} and PET_* are set by the operator; remove them from env or write rendezvous: none",
+    f" !(e.name in {list(_TORCH_ENV)}) && {_no_prefix('e.name', RENDEZVOUS_PREFIXES['torch'])})",
+    f"{', '.join(_TORCH_ENV)} and PET_* are set by the operator; remove them from env or write rendezvous: none",
+)
+_TORCH_IS_BUILTIN = Rule(
+    f"!({has_text('self.builtin')}) || self.rendezvous == 'torch'",
+    "the builtin trainers meet by torch; remove rendezvous, or write torch",
 )
 
 
 class Trainer(
     Model,
     json_schema_extra=cel(
-        _ONE_TRAINER, _PARAMETERS_ARE_BUILTIN, _COMMAND_IS_IMAGE, _STATUS_ENV_IS_OURS, _RENDEZVOUS_ENV_IS_OURS
+        _ONE_TRAINER,
+        _PARAMETERS_ARE_BUILTIN,
+        _COMMAND_IS_IMAGE,
+        _STATUS_ENV_IS_OURS,
+        _RENDEZVOUS_ENV_IS_OURS,
+        _TORCH_IS_BUILTIN,
     ),
 ):
     """What runs. Immutable once the first attempt has started, except numNodes and resourcesPerNode while suspended."""
@@ -96,9 +116,9 @@ class Trainer(
     """The arguments of your own trainer."""
     env: Env = []
     """Environment variables. The ones that the operator sets for rendezvous and status are refused."""
-    rendezvous: Annotated[Literal["torch", "tensorflow", "paddle", "none"], Supported(("torch", "none"))] = "torch"
-    """Which variables tell the nodes of each other: torch (torchrun's and env://), or none. Not supported yet:
-    tensorflow (TF_CONFIG), paddle (PADDLE_TRAINER_*)."""
+    rendezvous: Literal["torch", "tensorflow", "paddle", "none"] = "torch"
+    """Which variables tell the nodes of each other: torch (torchrun's and env://), tensorflow (TF_CONFIG), paddle
+    (PADDLE_*), or none."""
     num_nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """The number of pods that train together."""
     num_proc_per_node: AutoOrCount = "auto"
