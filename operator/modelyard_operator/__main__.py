@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,11 @@ from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.election import LeaderElection, LeadershipLost
 from modelyard_operator.events import EventRecorder
 from modelyard_operator.health import Health
+from modelyard_operator.measuring import Measuring
 from modelyard_operator.objects import LABEL_ROLE, SERVICE, TRAINING
 from modelyard_operator.plan import Key, Object
 from modelyard_operator.reconcile import Reconciler
+from modelyard_operator.schema import InvalidSpec
 from modelyard_operator.service.runtime import Installation, parse_profiles
 from modelyard_operator.service.sync import sync as sync_service
 from modelyard_operator.settings import Settings
@@ -37,6 +39,10 @@ from modelyard_operator.workqueue import WorkQueue
 log = logging.getLogger("modelyard_operator")
 
 START_TRIES = 30
+
+
+class InvalidProfiles(Exception):
+    """The file of runtime profiles cannot be used."""
 
 
 def main() -> None:
@@ -66,22 +72,24 @@ async def run(chosen: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await _check_crds(cluster, chosen)
+        installation = _installation(chosen)
         surroundings = await _start_status_server(cluster, store, queue, chosen)
         await _serve(health.app(), chosen.health_port)
         syncs = {
             TRAINING: partial(sync_training, surroundings=surroundings),
-            SERVICE: partial(sync_service, installation=_installation(chosen)),
+            SERVICE: partial(sync_service, installation=installation),
         }
         reconciler = Reconciler(cluster, store, queue, recorder, syncs)
+        measuring = Measuring(store, queue, installation)
         watch = Watch(store, queue, chosen.kubeconfig)
         parts: list[Coroutine[Any, Any, None]] = [
             watch.run(chosen.namespaces, stop),
             health.run(),
             recorder.run(),
-            _lead(chosen, cluster, election, health, reconciler),
+            _lead(chosen, cluster, election, health, [measuring.run, *[reconciler.work] * chosen.workers]),
         ]
         return await _until_one_ends(parts, stop)
-    except ApiError as error:
+    except (ApiError, InvalidProfiles) as error:
         log.error("%s", error)
         return 1
     finally:
@@ -110,7 +118,11 @@ async def _until_one_ends(parts: list[Coroutine[Any, Any, None]], stop: asyncio.
 
 
 async def _lead(
-    chosen: Settings, cluster: Cluster, election: LeaderElection, health: Health, reconciler: Reconciler
+    chosen: Settings,
+    cluster: Cluster,
+    election: LeaderElection,
+    health: Health,
+    work: list[Callable[[], Coroutine[Any, Any, None]]],
 ) -> None:
     """Reconcile while leading, and only then; caches are warm before."""
     await health.synced.wait()
@@ -120,7 +132,7 @@ async def _lead(
         await _mark_leader(cluster, chosen)
     else:
         metrics.LEADER.set(1)
-    workers = [asyncio.create_task(reconciler.work()) for _ in range(chosen.workers)]
+    workers = [asyncio.create_task(part()) for part in work]
     if chosen.leader_election:
         workers.append(asyncio.create_task(election.hold()))
     try:
@@ -180,14 +192,18 @@ async def _start_status_server(cluster: Cluster, store: Store, queue: WorkQueue[
 
 
 def _installation(chosen: Settings) -> Installation:
-    """What services get from this operator. Raises InvalidSpec or OSError where the runtime profiles are not right."""
-    text = chosen.runtimes.read_text(encoding="utf-8") if chosen.runtimes is not None else ""
+    """What services get from this operator. Raises InvalidProfiles."""
+    try:
+        text = chosen.runtimes.read_text(encoding="utf-8") if chosen.runtimes is not None else ""
+        runtimes = parse_profiles(yaml.safe_load(text) or {})
+    except (InvalidSpec, OSError, yaml.YAMLError) as error:
+        raise InvalidProfiles(f"--runtimes {chosen.runtimes}: {error}") from error
     return Installation(
         workloads_image=chosen.workloads_image,
         router_image=chosen.router_image,
         router_replicas=chosen.router_replicas,
         prometheus_url=chosen.prometheus_url,
-        runtimes=parse_profiles(yaml.safe_load(text) or {}),
+        runtimes=runtimes,
     )
 
 

@@ -25,6 +25,8 @@ _WATCHED: tuple[tuple[str, tuple[str, str, str]], ...] = (
     ("Service", ("", "v1", "services")),
     ("PersistentVolumeClaim", ("", "v1", "persistentvolumeclaims")),
     ("Deployment", ("apps", "v1", "deployments")),
+    ("Ingress", ("networking.k8s.io", "v1", "ingresses")),
+    ("HorizontalPodAutoscaler", ("autoscaling", "v2", "horizontalpodautoscalers")),
 )
 WATCHED_KINDS = tuple(kind for kind, _ in _WATCHED)
 

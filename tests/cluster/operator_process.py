@@ -26,6 +26,7 @@ class OperatorProcess:
             *(sys.executable, "-m", "modelyard_operator", "--kubeconfig", str(kubeconfig)),
             *("--namespaces", ",".join(namespaces), "--operator-namespace", namespaces[0]),
             *("--workloads-image", "localhost/modelyard/workloads:dev"),
+            *("--router-image", "localhost/modelyard/operator:dev"),
             *("--health-port", str(self.port), *options),
         ]
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 from modelyard_workloads.serve.app import Application
-from modelyard_workloads.serve.batcher import Batcher, BatchLimits, InferenceThread
+from modelyard_workloads.serve.batcher import InferenceThread
 from modelyard_workloads.serve.config import ServeConfig, parse_config
-from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
+from modelyard_workloads.serve.dataplane import DataPlane
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.runtimes import Runtime
 from modelyard_workloads.serve.server import Server
 from modelyard_workloads.serve.traffic import Traffic
-from modelyard_workloads.serve.wiring import serve
+from modelyard_workloads.serve.wiring import loaded_model, serve
 
 DIGEST = "sha256:" + "0" * 64
 MODEL = "rows"
@@ -106,15 +106,7 @@ def running(runtime: Runtime | None, config: ServeConfig | None = None) -> Itera
     def on_started() -> None:
         if runtime is not None:
             thread.start()
-            rows = config.batching.max_batch_size
-            limits = BatchLimits(
-                max_rows=rows,
-                max_latency=config.batching.max_latency_milliseconds / 1000,
-                max_queue=config.limits.max_queue,
-                max_requests=config.limits.container_concurrency or rows,
-            )
-            batcher = Batcher(runtime.predict, limits, thread, Both())
-            plane.loaded(LoadedModel(digest=DIGEST, step=7, runtime=runtime, batcher=batcher))
+            plane.loaded(loaded_model(runtime, (DIGEST, 7), config, thread, (Both(), metrics)))
             metrics.loaded(config.model.version, DIGEST, runtime.task, 7, 0.1)
         started.set()
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
+import safetensors.torch
 import torch
+from modelyard_workloads.artifact import (
+    Architecture,
+    Artifact,
+    Description,
+    Golden,
+    TensorSpec,
+    TensorValue,
+    TrainingOrigin,
+    write_artifact,
+)
+from modelyard_workloads.data.bpe import TextTokenizer
 from modelyard_workloads.models.decoder import Decoder, DecoderConfig
+from modelyard_workloads.models.decoder_huggingface import huggingface_config, to_huggingface
 from modelyard_workloads.serve.generation.engine import Engine, EngineLimits
 from modelyard_workloads.serve.generation.sequences import Sampling, Sequence
 from modelyard_workloads.serve.generation.text import TextCodec
@@ -73,3 +88,43 @@ def plain(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
 def greedy(key: int, prompt: list[int], count: int) -> Sequence:
     """A sequence that takes the most probable tokens."""
     return Sequence(key, prompt, Sampling(max_tokens=count, temperature=0))
+
+
+def language_artifact(root: Path, *, family: Literal["gpt2", "llama"] = "gpt2", golden: bool = True) -> Artifact:
+    """A causal-lm artifact below `root` in Hugging Face's layout, with greedy continuations as golden answers."""
+    decoder = model(family)
+
+    def fill(directory: Path) -> Description:
+        config = decoder.config
+        weights = to_huggingface(config, decoder.state_dict())
+        safetensors.torch.save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+        raw = huggingface_config(config, end_token=256)
+        (directory / "config.json").write_text(json.dumps(raw))
+        TextTokenizer(byte_tokenizer(), end=END).save(directory, context=config.context)
+        return Description(
+            task="causal-lm",
+            architecture=Architecture(name=family),
+            weights=["model.safetensors"],
+            inputs=[TensorSpec(name="input_ids", datatype="INT64", shape=[-1, -1])],
+            outputs=[TensorSpec(name="logits", datatype="FP32", shape=[-1, config.vocabulary])],
+            preprocess={"greedy": _greedy(decoder)} if golden else {},
+            golden=[_golden(decoder)] if golden else [],
+        )
+
+    return write_artifact(root, fill, TrainingOrigin(name="story", step=9), "2026-01-01T00:00:00Z")
+
+
+PROMPTS = [list(b"Once upon"), list(b"The quick")]
+
+
+def _greedy(decoder: Decoder) -> list[dict[str, list[int]]]:
+    return [{"prompt": prompt, "continuation": plain(decoder, prompt, 12)} for prompt in PROMPTS]
+
+
+@torch.inference_mode()
+def _golden(decoder: Decoder) -> Golden:
+    logits = decoder(torch.tensor(PROMPTS))[:, -1]
+    return Golden(
+        inputs=[TensorValue(name="input_ids", datatype="INT64", shape=[2, 9], data=PROMPTS)],
+        outputs=[TensorValue(name="logits", datatype="FP32", shape=list(logits.shape), data=logits.tolist())],
+    )

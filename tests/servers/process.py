@@ -71,6 +71,16 @@ class ServerProcess:
         """Status and parsed body of a POST of JSON."""
         return self._call("POST", path, json.dumps(document))
 
+    def text(self, path: str, document: object = None) -> str:
+        """The body of a GET, or of a POST of JSON, as it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            body = None if document is None else json.dumps(document)
+            connection.request("GET" if document is None else "POST", path, body)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
     def _call(self, method: str, path: str, body: str | None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:

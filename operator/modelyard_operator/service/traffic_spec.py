@@ -73,7 +73,11 @@ class Drain(Model):
 class Auth(
     Model,
     json_schema_extra=cel(
-        Rule(f"self.mode != 'ApiKey' || {has_text('self.secretRef')}", "mode ApiKey needs secretRef", ".secretRef")
+        Rule(
+            f"self.?mode.orValue('') != 'ApiKey' || {has_text('self.secretRef')}",
+            "mode ApiKey needs secretRef",
+            ".secretRef",
+        )
     ),
 ):
     """Who may send requests."""
@@ -96,8 +100,16 @@ class GatewayRef(Model):
 class Route(
     Model,
     json_schema_extra=cel(
-        Rule("self.mode != 'HTTPRoute' || has(self.gatewayRef)", "mode HTTPRoute needs gatewayRef", ".gatewayRef"),
-        Rule(f"self.mode != 'Ingress' || {has_text('self.hostname')}", "mode Ingress needs hostname", ".hostname"),
+        Rule(
+            "self.?mode.orValue('') != 'HTTPRoute' || has(self.gatewayRef)",
+            "mode HTTPRoute needs gatewayRef",
+            ".gatewayRef",
+        ),
+        Rule(
+            f"self.?mode.orValue('') != 'Ingress' || {has_text('self.hostname')}",
+            "mode Ingress needs hostname",
+            ".hostname",
+        ),
     ),
 ):
     """How requests come in."""

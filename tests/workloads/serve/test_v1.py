@@ -56,11 +56,14 @@ def test_files_are_read_in_the_v2_protocol_too(server: Running) -> None:
 
 
 def test_models_and_whether_they_are_ready(server: Running) -> None:
-    assert server.call("GET", "/v1/models").json() == {"models": [MODEL]}
-    assert server.call("GET", f"/v1/models/{MODEL}").json() == {"name": MODEL, "ready": True}
+    listed = server.call("GET", "/v1/models").json()
+    assert listed["models"] == [MODEL]
+    assert [card["id"] for card in listed["data"]] == [MODEL]  # OpenAI's clients ask here too
+    found = server.call("GET", f"/v1/models/{MODEL}").json()
+    assert (found["name"], found["ready"], found["id"]) == (MODEL, True, MODEL)
     assert server.call("GET", "/v1/models/other").status == 404
     with running(None) as loading:
-        assert loading.call("GET", f"/v1/models/{MODEL}").json() == {"name": MODEL, "ready": False}
+        assert loading.call("GET", f"/v1/models/{MODEL}").json()["ready"] is False
         assert predict(loading, [[1]]).status == 503
 
 

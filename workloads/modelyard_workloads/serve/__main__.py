@@ -12,15 +12,15 @@ import sys
 from contextlib import suppress
 
 from modelyard_workloads.hardware import available_cores, openmp_environment
-from modelyard_workloads.serve.batcher import Batcher, BatchLimits, InferenceThread
+from modelyard_workloads.serve.batcher import InferenceThread
 from modelyard_workloads.serve.config import InvalidConfig, ServeConfig, parse_config
-from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
+from modelyard_workloads.serve.dataplane import DataPlane
 from modelyard_workloads.serve.errors import LoadFailure
 from modelyard_workloads.serve.loading import Loaded, load
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.server import Server
 from modelyard_workloads.serve.termination import LogTail, write_termination_message
-from modelyard_workloads.serve.wiring import serve
+from modelyard_workloads.serve.wiring import loaded_model, serve
 
 EX_USAGE, EX_DATAERR = 64, 65
 # The inference thread needs the interpreter for microseconds between two kernels; with CPython's default of 5 ms it
@@ -70,20 +70,9 @@ class ModelServer:
             self._plane.failed()
             self._server.should_exit = True
             return
-        limits, rows = self._config.limits, self._config.batching.max_batch_size
-        batch_limits = BatchLimits(
-            max_rows=rows,
-            max_latency=self._config.batching.max_latency_milliseconds / 1000,
-            max_queue=limits.max_queue,
-            max_requests=limits.container_concurrency or rows,
-        )
         manifest = outcome.artifact.manifest
-        model = LoadedModel(
-            digest=outcome.artifact.digest,
-            step=manifest.training.step,
-            runtime=outcome.runtime,
-            batcher=Batcher(outcome.runtime.predict, batch_limits, self._thread, self),
-        )
+        origin = (outcome.artifact.digest, manifest.training.step)
+        model = loaded_model(outcome.runtime, origin, self._config, self._thread, (self, self._metrics))
         self._plane.loaded(model)
         self._metrics.loaded(self._config.model.version, model.digest, manifest.task, model.step, outcome.seconds)
         log.info("ready after %.2f s: model '%s', %s", outcome.seconds, self._plane.name, model.digest)

@@ -11,11 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
+from modelyard_workloads.serve.auth import OPEN_PATHS, ApiKeys
 from modelyard_workloads.serve.config import LimitsSection
 from modelyard_workloads.serve.dataplane import DataPlane
 from modelyard_workloads.serve.errors import ServeError
-from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, error_reply, plain_error
+from modelyard_workloads.serve.generate import GenerateAdapter
+from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, JsonReply, error_reply, plain_error
 from modelyard_workloads.serve.metrics import ServerMetrics
+from modelyard_workloads.serve.openai import OpenAIAdapter
 from modelyard_workloads.serve.traffic import Traffic
 from modelyard_workloads.serve.v1 import V1Adapter
 from modelyard_workloads.serve.v2 import V2Adapter
@@ -28,29 +31,53 @@ _HTTP_ERRORS = {
 }
 
 
-_INFERENCES = ("infer", "predict")
+_OPENAI = ("/v1/completions", "/v1/chat/", "/v1/embeddings")
+_INFERENCES = ("infer", "predict", "generate", "generate_stream", "completions", "chat_completions")
 
 
 class Application:
     """Serves one data plane over HTTP."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics, limits: LimitsSection, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: ServerMetrics,
+        limits: LimitsSection,
+        traffic: Traffic,
+        keys: ApiKeys | None = None,
+    ) -> None:
         self._plane = plane
         self._metrics = metrics
         bodies = Bodies(limits.max_request_bytes, limits.max_pending_bytes)
         routes = [
             *V2Adapter(plane, bodies, limits.timeout_seconds).routes(),
             *V1Adapter(plane, bodies, limits.timeout_seconds).routes(),
+            *GenerateAdapter(plane, bodies, limits.timeout_seconds).routes(),
+            *OpenAIAdapter(plane, bodies, limits.timeout_seconds).routes(),
             Route("/metrics", self._scrape, name="metrics"),
+            Route("/v2/health/load", self._load, name="load"),
         ]
         self.router = Router(routes, redirect_slashes=False)
         self._traffic = traffic
+        self._keys = keys
         metrics.observe_load(lambda: traffic.in_flight, lambda: plane.queue_depth)
 
     async def _scrape(self, request: Request) -> Response:
         """Prometheus exposition."""
         body, content_type = self._metrics.exposition(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
+
+    async def _load(self, _: Request) -> Response:
+        """How much there is to do, for whoever decides how many servers there are. Counters, since the start."""
+        traffic = self._traffic
+        return JsonReply(
+            {
+                "inFlight": traffic.in_flight,
+                "inFlightSeconds": traffic.in_flight_seconds(),
+                "requests": traffic.requests,
+                "tokens": traffic.tokens,
+            }
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -85,6 +112,8 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            if self._keys is not None and scope["path"] not in OPEN_PATHS:
+                self._keys.check((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
             await self.router(scope, receive, send)
             return
         except ServeError as error:
@@ -102,6 +131,8 @@ class Application:
 
 
 def _protocol(path: str) -> str:
+    if path.startswith("/openai/") or path.startswith(_OPENAI):
+        return "openai"
     return next((name for name in ("v2", "v1") if path.startswith(f"/{name}")), "other")
 
 

@@ -50,6 +50,20 @@ class BatchLimits:
     max_requests: int
 
 
+class Dispatch(Protocol):
+    """How the data plane has arrays computed; see `Batcher`."""
+
+    @property
+    def depth(self) -> int:
+        """Requests waiting."""
+
+    def announce(self) -> Callable[[], None]:
+        """A request is on its way."""
+
+    async def submit(self, arrays: Arrays, key: Hashable, deadline: float) -> dict[str, Array]:
+        """The answer."""
+
+
 class InferenceThread(threading.Thread):
     """Runs jobs one after the other; a daemon, so that a hanging computation cannot keep the process alive."""
 

@@ -34,6 +34,15 @@ class BatchingSection(_Section):
     max_latency_milliseconds: float = Field(default=5, ge=0, le=10_000)
 
 
+class GenerationSection(_Section):
+    """How text is generated; for models that do."""
+
+    max_model_len: int = Field(default=0, ge=0)  # tokens of prompt and answer; 0 = what the model was built for
+    max_num_seqs: int = Field(default=16, ge=1, le=4096)  # sequences that share a step
+    kv_cache_memory: int = Field(default=536_870_912, ge=65_536)  # bytes for keys and values
+    prefix_caching: bool = True  # whether common beginnings of prompts are computed once
+
+
 class ValidationSection(_Section):
     """Whether the artifact's golden answers must be reproduced before the server is ready, and how closely."""
 
@@ -59,6 +68,12 @@ class DrainSection(_Section):
     timeout_seconds: float = Field(default=45, ge=0)
 
 
+class AuthSection(_Section):
+    """Who may send requests."""
+
+    keys_path: Path  # a directory with a file for each API key
+
+
 class ServerSection(_Section):
     """Where to listen."""
 
@@ -72,10 +87,12 @@ class ServeConfig(_Section):
 
     model: ModelSection
     batching: BatchingSection = BatchingSection()
+    generation: GenerationSection = GenerationSection()
     validation: ValidationSection = ValidationSection()
     limits: LimitsSection = LimitsSection()
     drain: DrainSection = DrainSection()
     server: ServerSection = ServerSection()
+    auth: AuthSection | None = None  # null = everybody
 
 
 def parse_config(text: str) -> ServeConfig:

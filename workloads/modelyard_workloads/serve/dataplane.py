@@ -9,14 +9,17 @@ import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from time import time_ns
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from modelyard_workloads.serve.batcher import Batcher
+from modelyard_workloads.serve.batcher import Dispatch
 from modelyard_workloads.serve.errors import InvalidInput, NotFound, NotReady, shown
 from modelyard_workloads.serve.runtimes import Decoder, ReadsFiles, Runtime
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_fits
+
+if TYPE_CHECKING:  # it imports torch, which only a loaded language model needs
+    from modelyard_workloads.serve.generation.service import GenerationService
 
 State = Literal["LOADING", "READY", "UNAVAILABLE"]
 
@@ -28,7 +31,8 @@ class LoadedModel:
     digest: str
     step: int
     runtime: Runtime
-    batcher: Batcher
+    batcher: Dispatch
+    generation: GenerationService | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

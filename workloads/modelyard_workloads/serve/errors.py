@@ -23,6 +23,10 @@ class NotFound(ServeError):
     """No such model, version or route."""
 
 
+class Unauthorized(ServeError):
+    """The request has no API key, or one that is not known."""
+
+
 class PayloadTooLarge(ServeError):
     """The body, or what it decompresses to, is over the limit."""
 

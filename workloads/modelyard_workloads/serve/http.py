@@ -28,6 +28,7 @@ T = TypeVar("T")
 # Status and, where trying again helps, seconds for Retry-After.
 STATUS: dict[type[errors.ServeError], tuple[int, int | None]] = {
     errors.InvalidInput: (400, None),
+    errors.Unauthorized: (401, None),
     errors.NotFound: (404, None),
     errors.BodyTimeout: (408, None),
     errors.PayloadTooLarge: (413, None),
@@ -64,6 +65,8 @@ def error_reply(error: errors.ServeError) -> Response:
     """`{"error": "…"}` with the status of the table."""
     status, retry_after = STATUS.get(type(error), (500, None))
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BodyTimeout | PayloadTooLarge):
         headers["Connection"] = "close"  # the rest of the body may still come
     return plain_error(status, str(error), headers)

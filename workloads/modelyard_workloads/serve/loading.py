@@ -10,7 +10,7 @@ from modelyard_workloads.artifact import Artifact, ArtifactError, read_artifact
 from modelyard_workloads.serve.config import ServeConfig
 from modelyard_workloads.serve.errors import LoadFailure
 from modelyard_workloads.serve.golden import check_golden
-from modelyard_workloads.serve.runtimes import Runtime, build_runtime
+from modelyard_workloads.serve.runtimes import GENERATIVE, Runtime, build_runtime
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ def load(config: ServeConfig) -> Loaded:
     verified = monotonic()
     log.info("artifact %s verified in %.2f s", artifact.digest, verified - started)
     try:
+        if artifact.manifest.task in GENERATIVE:
+            return _load_generation(artifact, config, started)
         runtime = build_runtime(artifact)
         built = monotonic()
         worst = check_golden(runtime, artifact.manifest.golden, config.validation)
@@ -53,4 +55,18 @@ def load(config: ServeConfig) -> Loaded:
         worst,
         now - built,
     )
+    return Loaded(artifact=artifact, runtime=runtime, seconds=now - started)
+
+
+def _load_generation(artifact: Artifact, config: ServeConfig, started: float) -> Loaded:
+    """A language model, which has an engine and golden continuations."""
+    from modelyard_workloads.serve.generation.golden import check_golden_generation
+    from modelyard_workloads.serve.generation.runtime import build_generation_runtime
+
+    began = monotonic()
+    runtime = build_generation_runtime(artifact, config)
+    built = monotonic()
+    cases, worst = check_golden_generation(runtime, artifact.manifest, config.validation)
+    now = monotonic()
+    log.info("model built in %.2f s; %d golden answers within %.2g in %.2f s", built - began, cases, worst, now - built)
     return Loaded(artifact=artifact, runtime=runtime, seconds=now - started)

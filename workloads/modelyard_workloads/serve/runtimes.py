@@ -54,13 +54,18 @@ class ReadsFiles(Protocol):
         """How an element is read that comes as BYTES, by input."""
 
 
+GENERATIVE = frozenset({"causal-lm"})
+"""Tasks whose models answer a token at a time: they get an engine (see generation/) instead of a batcher."""
+
+
 def build_runtime(artifact: Artifact) -> Runtime:
     """The runtime for the artifact's task. Raises LoadFailure for a task that this server does not know."""
     task = artifact.manifest.task
     builder = _BUILDERS.get(task)
     if builder is None:
         raise LoadFailure(
-            "ModelLoadFailed", f"task '{task}' cannot be served; known are {', '.join(sorted(_BUILDERS))}"
+            "ModelLoadFailed",
+            f"task '{task}' cannot be served; known are {', '.join(sorted({*_BUILDERS, *GENERATIVE}))}",
         )
     for spec in (*artifact.manifest.inputs, *artifact.manifest.outputs):
         if not spec.shape or spec.shape[0] != -1:

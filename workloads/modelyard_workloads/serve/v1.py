@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from modelyard_workloads.serve import tensors, v2_codec
 from modelyard_workloads.serve.dataplane import DataPlane, InferRequest
 from modelyard_workloads.serve.errors import InvalidInput, shown
 from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, unless_gone
+from modelyard_workloads.serve.openai_replies import model_card
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec
 
 
@@ -33,6 +34,7 @@ class V1Adapter:
         self._plane = plane
         self._bodies = bodies
         self._seconds = seconds
+        self._created = int(time())
 
     def routes(self) -> list[Route]:
         """Every route."""
@@ -43,8 +45,9 @@ class V1Adapter:
         ]
 
     async def models(self, _: Request) -> Response:
-        """The names of the models."""
-        return JsonReply({"models": [self._plane.name]})
+        """The names of the models, and for OpenAI's clients, which ask here too, their list."""
+        cards = [model_card(self._plane.name, self._created)]
+        return JsonReply({"models": [self._plane.name], "object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
         """Whether the model answers."""
@@ -52,7 +55,8 @@ class V1Adapter:
         if name.endswith(":predict"):  # this route matches it too
             raise HTTPException(405, headers={"Allow": "POST"})
         self._plane.check_name(name)
-        return JsonReply({"name": name, "ready": self._plane.ready}, status_code=200 if self._plane.ready else 503)
+        body = {"name": name, "ready": self._plane.ready} | model_card(name, self._created)
+        return JsonReply(body, status_code=200 if self._plane.ready else 503)
 
     async def predict(self, request: Request) -> Response:
         """One request of any number of rows."""

@@ -100,6 +100,12 @@ class Engine:
         queues = (*self.scheduler.running, *self.scheduler.waiting)
         self._end([sequence for sequence in queues if sequence.key in gone])
 
+    def give_up(self) -> list[Piece]:
+        """End all sequences as failed."""
+        sequences = [*self.scheduler.running, *self.scheduler.waiting]
+        self._end(sequences)
+        return [Piece(sequence.key, finish="error") for sequence in sequences]
+
     def run(self, sequences: Several[Sequence]) -> dict[int, list[Piece]]:
         """Compute these alone to their ends: for the golden answers, before anybody else is there."""
         pieces: dict[int, list[Piece]] = {sequence.key: [] for sequence in sequences}

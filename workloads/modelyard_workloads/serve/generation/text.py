@@ -30,7 +30,7 @@ class TextCodec:
         # Byte-level vocabularies spell every byte as a character: tokens are bytes, whatever stands beside them.
         self._bytes: list[bytes] | None = None
         if (description.get("decoder") or {}).get("type") == "ByteLevel":
-            self._bytes = [self._bytes_of(index) for index in range(self.vocabulary)]
+            self._bytes = [self._spelled(index) for index in range(self.vocabulary)]
 
     @classmethod
     def read(cls, directory: Path) -> TextCodec:
@@ -66,11 +66,17 @@ class TextCodec:
         if self._bytes is None:
             text: str = self._tokenizer.decode([token], skip_special_tokens=False)
             return text
-        content = self._bytes[token] if token < len(self._bytes) else b""
+        content = self.bytes_of(token)
         try:
             return content.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+
+    def bytes_of(self, token: int) -> bytes:
+        """One token's bytes."""
+        if self._bytes is None:
+            return self.piece(token).encode()
+        return self._bytes[token] if token < len(self._bytes) else b""
 
     def token_id(self, text: str) -> int | None:
         """The id of a token that is written so."""
@@ -83,7 +89,7 @@ class TextCodec:
             return _ByteDetokenizer(self._bytes, self._special)
         return _WindowDetokenizer(self)
 
-    def _bytes_of(self, index: int) -> bytes:
+    def _spelled(self, index: int) -> bytes:
         written = self._tokenizer.id_to_token(index)
         if written is None:
             return b""

@@ -15,10 +15,12 @@ import grpc
 import grpc.aio
 
 from modelyard_workloads.serve import errors
+from modelyard_workloads.serve.auth import ApiKeys
 from modelyard_workloads.serve.config import LimitsSection
 from modelyard_workloads.serve.dataplane import DataPlane, InferRequest
 from modelyard_workloads.serve.grpc_v2 import codec
 from modelyard_workloads.serve.grpc_v2 import inference_pb2 as pb
+from modelyard_workloads.serve.grpc_v2.authentication import KeyCheck
 from modelyard_workloads.serve.grpc_v2.health import health_handler
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.tensors import TensorSpec
@@ -32,6 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 CODES: dict[type[errors.ServeError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.PayloadTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
@@ -45,7 +48,15 @@ _OVERHEAD_BYTES = 65_536  # of a message, beside its tensors
 class GrpcServer:
     """One port, one data plane. `start` and `stop` belong to the event loop that serves HTTP too."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics, limits: LimitsSection, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: ServerMetrics,
+        limits: LimitsSection,
+        traffic: Traffic,
+        keys: ApiKeys | None = None,
+    ) -> None:
+        self._keys = keys
         self._plane = plane
         self._metrics = metrics
         self._limits = limits
@@ -55,6 +66,7 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> int:
         """Bind (port 0: any) and serve; the port. Raises RuntimeError when it is taken."""
         self._server = grpc.aio.server(
+            interceptors=() if self._keys is None else (KeyCheck(self._keys),),
             options=(
                 ("grpc.max_receive_message_length", self._limits.max_request_bytes + _OVERHEAD_BYTES),
                 ("grpc.max_send_message_length", -1),

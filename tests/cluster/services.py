@@ -1,0 +1,141 @@
+"""Services on the real node, made of small servers, and clients that count what they get."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from cluster.kubernetes_api import Object, eventually
+from cluster.laboratory import Laboratory
+from cluster.objects import Played
+
+OPERATOR_IMAGE = "localhost/modelyard/operator:dev"
+SOURCE = (Path(__file__).parent / "small_server.py").read_text(encoding="utf-8")
+RUNTIMES: Object = {
+    "small": {
+        "image": OPERATOR_IMAGE,
+        "command": ["python", "-c", SOURCE],
+        "port": 8080,
+        "readyPath": "/healthz",
+        "livePath": "/healthz",
+        "metrics": {"path": "/v2/health/load"},
+    }
+}
+CLAIM = "models"
+
+
+def write_runtimes(directory: Path) -> Path:
+    path = directory / "runtimes.yaml"
+    path.write_text(yaml.safe_dump(RUNTIMES), encoding="utf-8")
+    return path
+
+
+def make_claim(laboratory: Laboratory, namespace: str) -> None:
+    """What the services' models are said to be on; the small servers read nothing."""
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
+    laboratory.api.create(claim, namespace)
+
+
+def small_service(name: str, *, env: dict[str, str] | None = None, **spec: Any) -> Object:
+    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}}
+    body: Object = {
+        "model": {"source": {"uri": f"pvc://{CLAIM}/any"}},
+        "runtime": "small",
+        "drain": {"preStopSeconds": 3, "timeoutSeconds": 20},
+        "predictor": {"resources": resources, "env": variables(**(env or {"VERSION": "1"}))},
+        **spec,
+    }
+    return {"apiVersion": "modelyard.dev/v1alpha1", "kind": "ModelService", "metadata": {"name": name}, "spec": body}
+
+
+def variables(**values: str) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def address(played: Played) -> str:
+    """The Service's own address, reachable from the node."""
+
+    def there() -> str | None:
+        found = played.api.find("Service", played.namespace, played.name)
+        return found["spec"].get("clusterIP") if found else None
+
+    return f"http://{eventually('the Service has an address', there)}"
+
+
+class Clients:
+    """Clients in a thread of their own: each sends a request, waits for its answer, and sends the next."""
+
+    def __init__(self, url: str, count: int, pause: float) -> None:
+        self._url, self._count, self._pause = url, count, pause
+        self.answers: Counter[str] = Counter()
+        """Requests by what came of them: the version that answered, `500`, or the name of an error."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __enter__(self) -> Clients:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(90)
+
+    @property
+    def total(self) -> int:
+        return sum(self.answers.values())
+
+    @property
+    def failed(self) -> int:
+        """Requests that got no answer of a server."""
+        return sum(count for name, count in self.answers.items() if ":" in name)
+
+    async def _run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=90)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            await asyncio.gather(*(self._client(session, number) for number in range(self._count)))
+
+    async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
+        while not self._stop.is_set():
+            await self._ask(session, fresh=number % 4 == 0)
+            await asyncio.sleep(self._pause)
+
+    async def _ask(self, session: aiohttp.ClientSession, *, fresh: bool) -> None:
+        """One request; every fourth client makes a connection for each."""
+        headers = {"Connection": "close"} if fresh else {}
+        try:
+            async with session.post(self._url, json={"x": [1.0]}, headers=headers) as response:
+                told = await response.json()
+                name = str(told.get("model_version")) if response.status == 200 else str(response.status)
+        except Exception as error:
+            name = f"{type(error).__name__}: {error}"
+        self.answers[name] += 1
+
+
+async def ask_all(url: str, count: int, seconds: float) -> list[int]:
+    """The status codes of so many requests at once, each on a connection of its own."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+
+        async def one() -> int:
+            async with session.post(url, json={"x": [1.0]}) as response:
+                await response.read()
+                return response.status
+
+        return list(await asyncio.gather(*(one() for _ in range(count))))
+
+
+@contextmanager
+def under_load(played: Played, clients: int = 6, pause: float = 0.05) -> Iterator[Clients]:
+    """Clients that ask all the time while the block runs."""
+    with Clients(address(played), clients, pause) as made:
+        eventually("the clients get answers", lambda: made.total > 20, told=lambda: made.answers)
+        yield made
