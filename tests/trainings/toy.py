@@ -167,7 +167,7 @@ class Scenario:
 
 def after(steps: int, *, here: bool = True) -> Callable[[], bool]:
     """A stop request that comes during the step number `steps` of this run, on this rank or not at all."""
-    count = 0
+    count = -1  # asked once before the first step
 
     def requested() -> bool:
         nonlocal count

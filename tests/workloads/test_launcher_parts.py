@@ -125,7 +125,8 @@ import json, os, sys
 from dataclasses import asdict
 from modelyard_workloads.processes import start
 from modelyard_workloads.supervisor import Supervisor
-supervisor = Supervisor(grace_seconds={grace}, prefix=True, on_event=None)
+supervisor = Supervisor()
+supervisor.configure(grace_seconds={grace}, prefix=True, on_event=None)
 supervisor.prepare()
 commands = [[sys.executable, "-c", {script!r}]] * {ranks}
 outcome = supervisor.run([start(i, {{**os.environ, "RANK": str(i)}}, c) for i, c in enumerate(commands)])
@@ -175,7 +176,9 @@ raise SystemExit(1)
 
 def test_ranks_that_do_not_stop_are_killed_before_the_kubelet_would_and_that_is_no_success() -> None:
     script = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "os.write(int(os.environ['MODELYARD_EVENTS_FD']), b'{\"event\": \"started\"}\\n');"
+        "print('ready', flush=True); time.sleep(60)"
     )
     process = supervise(script, ranks=1)
     assert process.stdout is not None

@@ -32,6 +32,7 @@ class Exporter:
         self._progress = {field: self._gauge(metric, text) for metric, (field, text) in _PROGRESS.items()}
         self._metrics: dict[str, Gauge] = {"loss": self._gauge("loss", "Training loss, averaged over the ranks.")}
         self._save_seconds = self._gauge("checkpoint_save_seconds", "Seconds the latest checkpoint took.")
+        self._stall_seconds = self._gauge("checkpoint_stall_seconds", "Seconds it stopped the training.")
         self._saved_step = self._gauge("checkpoint_step", "Step of the latest checkpoint.")
         self._saved_bytes = self._gauge("checkpoint_size_bytes", "Size of the latest checkpoint.")
         self._seconds = Gauge(
@@ -76,6 +77,7 @@ class Exporter:
         self._saved_bytes.set(event.get("sizeBytes", 0))
         if "saveSeconds" in event:  # else it is the one that was resumed from
             self._save_seconds.set(event["saveSeconds"])
+            self._stall_seconds.set(event["stallSeconds"])
             self._saves.inc()
 
     def _gauge(self, name: str, text: str) -> Gauge:

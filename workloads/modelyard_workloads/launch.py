@@ -13,80 +13,27 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from modelyard_workloads import config as configuration
 from modelyard_workloads import termination
-from modelyard_workloads.config import TrainingConfig
-from modelyard_workloads.exits import BAD_CONFIG, BAD_ENVIRONMENT, ConfigError, PodError
-from modelyard_workloads.exporter import Exporter
+from modelyard_workloads.exits import BAD_CONFIG, BAD_ENVIRONMENT, CHECKPOINTED, ConfigError, PodError
 from modelyard_workloads.hardware import available_cores, openmp_environment
 from modelyard_workloads.peers import PeerClient, PeerServer
 from modelyard_workloads.processes import Failure, start
-from modelyard_workloads.status import INTERVAL_SECONDS, Estimator, StatusReporter, report
 from modelyard_workloads.stopwatch import STARTED_VARIABLE
 from modelyard_workloads.supervisor import Outcome, Supervisor
-from modelyard_workloads.watchdog import COMPILE_SECONDS, Investigator, Watchdog
+from modelyard_workloads.watchdog import Investigator, Watchdog
+
+if TYPE_CHECKING:
+    from modelyard_workloads.config import TrainingConfig
 
 DEADLINE_VARIABLE = "MODELYARD_PROGRESS_DEADLINE_SECONDS"  # without movement for so long, stacks are taken
 GRACE_VARIABLE = "MODELYARD_GRACE_SECONDS"
 _DEFAULT_GRACE_SECONDS = 120.0
 
 
-class Announcer:
-    """Carries rank 0's events to the operator and to Prometheus, and the operator's directives to the ranks."""
-
-    def __init__(self, environment: Mapping[str, str], config: TrainingConfig) -> None:
-        self._exporter = Exporter(config.training.namespace, config.training.name)
-        self._exporter.serve(environment)
-        self._environment = environment
-        self._status: StatusReporter | None = None
-        self._outcome = Outcome()
-        self._estimator = Estimator()
-        self._remaining: int | None = None
-        self._checkpoint: object = None
-        self._allowed = 0  # beats of the heart that compiling is given
-
-    def connect(self, supervisor: Supervisor, investigator: Investigator) -> None:
-        """Report from now on, and pass directives on."""
-        actions = {"checkpoint": lambda: supervisor.ask(supervisor.save), "dumpStacks": investigator.start}
-
-        def follow(directive: str) -> None:
-            if directive in actions:
-                actions[directive]()
-
-        def found(stacks: dict[str, Any]) -> None:
-            self._outcome.stacks = stacks
-            if self._status:
-                self._status.send_now()
-
-        self._outcome = supervisor.outcome
-        investigator.found = found
-        self._status = StatusReporter.from_environment(self._environment, self._compose, follow)
-
-    def update(self, outcome: Outcome) -> None:
-        """Something new is known."""
-        progress, checkpoint = outcome.progress, outcome.checkpoint
-        if progress is not None:
-            self._exporter.progress(progress)
-            self._remaining = self._estimator.remaining(progress["step"], progress["totalSteps"], time.monotonic())
-        self._exporter.timing(outcome.timing)
-        if checkpoint is not None and checkpoint is not self._checkpoint:
-            self._exporter.checkpoint(checkpoint)
-            self._checkpoint = checkpoint
-
-    def close(self) -> None:
-        """The last report."""
-        if self._status:
-            self._status.close()
-
-    def _compose(self) -> dict[str, Any]:
-        outcome = self._outcome
-        body = report(outcome, 0 if outcome.result is not None else self._remaining)
-        if body["progress"].get("phase") == "compile" and self._allowed < COMPILE_SECONDS / INTERVAL_SECONDS:
-            self._allowed += 1  # nothing can move inside the first pass of a compiled model
-        body["progress"]["tick"] += self._allowed
-        return body
+class StoppedEarly(Exception):
+    """SIGTERM came before there was anything to stop."""
 
 
 def rank_environments(environment: Mapping[str, str]) -> dict[int, dict[str, str]]:
@@ -118,26 +65,30 @@ def rank_environments(environment: Mapping[str, str]) -> dict[int, dict[str, str
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Run the ranks of this node; returns the pod's exit code."""
     started = time.monotonic()
+    supervisor = Supervisor()
+    supervisor.prepare()
+    # These take a good part of a second; a SIGTERM that comes meanwhile is not lost any more.
+    from modelyard_workloads import config as configuration
+    from modelyard_workloads.announcer import Announcer
+
     try:
         config = configuration.load(environment)
         environments = rank_environments({**environment, STARTED_VARIABLE: str(started)})
         grace = float(environment.get(GRACE_VARIABLE) or _DEFAULT_GRACE_SECONDS)
         deadline = float(environment.get(DEADLINE_VARIABLE) or "inf")
-        configuration.check_batch_size(config, int(environments[min(environments)]["WORLD_SIZE"]))
+        world_size = int(environments[min(environments)]["WORLD_SIZE"])
+        configuration.check_batch_size(config, world_size)
     except ConfigError as error:
         return _refuse(error, BAD_CONFIG, environment)
     except (PodError, ValueError) as error:
         return _refuse(error, BAD_ENVIRONMENT, environment)
+    if supervisor.stopping:
+        return _refuse(StoppedEarly("stopped by SIGTERM before any rank was started"), CHECKPOINTED, environment)
 
     announcer = Announcer(environment, config) if 0 in environments else None
-    supervisor = Supervisor(
-        grace_seconds=grace,
-        prefix=int(environments[min(environments)]["WORLD_SIZE"]) > 1,
-        on_event=announcer.update if announcer else None,
-    )
+    supervisor.configure(grace_seconds=grace, prefix=world_size > 1, on_event=announcer.update if announcer else None)
     investigator = _investigator(config, environments, supervisor)
     supervisor.watchdog = Watchdog(deadline if math.isfinite(deadline) else None, investigator.start)
-    supervisor.prepare()
     ranks = [start(rank, variables) for rank, variables in environments.items()]
     investigator.watch(ranks)
     if announcer:
@@ -168,7 +119,7 @@ def _investigator(
 
 
 def _refuse(error: Exception, code: int, environment: Mapping[str, str]) -> int:
-    """Nothing was started: say what is wrong with the configuration or the environment."""
+    """Nothing was started: say what is wrong with the configuration or the environment, or that it was to stop."""
     sys.stderr.write(f"error: {error}\n")
     node = environment.get("NODE_RANK", "0")
     failure = Failure(
@@ -177,6 +128,7 @@ def _refuse(error: Exception, code: int, environment: Mapping[str, str]) -> int:
         exit_code=code,
         exception_type=type(error).__name__,
         message=str(error),
+        reason="Checkpointed" if code == CHECKPOINTED else "",
     )
     termination.write(termination.message(Outcome(exit_code=code, failure=failure)), environment)
     return code

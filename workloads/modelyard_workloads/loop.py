@@ -33,11 +33,11 @@ from modelyard_workloads.watch import Watch
 
 
 class Stopped(Exception):
-    """The ranks agreed to stop after a SIGTERM and have saved a checkpoint."""
+    """The ranks agreed to stop after a SIGTERM; what they have done is saved."""
 
     def __init__(self, step: int) -> None:
         self.step = step
-        super().__init__(f"stopped after step {step}, checkpoint saved")
+        super().__init__(f"stopped after step {step}, nothing is lost")
 
 
 @dataclass
@@ -219,15 +219,22 @@ def train(
     """Train to the end. Returns the result for the termination message; raises Stopped after a SIGTERM on any rank.
     `save_requested`: a checkpoint is wanted now, after which training goes on.
     """
+    lap = reporter.stopwatch.lap
     outputs = Outputs(config, ranks, reporter)
     training = Training(task, config, ranks)
     moved()
+    lap("dataAndModel")
     saved = outputs.resume()
     if saved is not None:
         training.restore(saved, ranks)
-    watch = Watch(training, config, ranks, reporter, outputs.highwater)
+    lap("checkpoint")
+    watch = Watch(training, config, ranks, reporter, outputs)
     model = training.prepare(ranks)
     state = training.state
+    lap("firstPass")
+    (stop,) = ranks.agree(stop_requested())
+    if stop:  # nothing has been done yet that could be lost
+        raise Stopped(state.step)
 
     while not training.ended:
         batch = watch.wait_for(training.data)

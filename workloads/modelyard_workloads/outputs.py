@@ -21,6 +21,7 @@ from torch import Tensor
 from modelyard_workloads.artifact import Description, TrainingOrigin, write_artifact
 from modelyard_workloads.checkpoint import CheckpointStore, Run
 from modelyard_workloads.config import TrainingConfig
+from modelyard_workloads.curves import Curves
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.durable import Fence, canonical_json
 from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
@@ -95,6 +96,12 @@ class Outputs:
         if not names:
             return None
         return decode({name: self._ranks.broadcast(files[name] if files else None) for name in names})
+
+    def curves(self, resumed_step: int) -> Curves | None:
+        """Rank 0's curves for TensorBoard, from this step on."""
+        if not self._ranks.is_main:
+            return None
+        return Curves(self._config.output.path / "tensorboard", resumed_step)
 
     def due(self, step: int, *, ended: bool) -> bool:
         """Rank 0's opinion: is it time for a checkpoint? One is also made at the end, so that publishing can be

@@ -25,7 +25,8 @@ class Stopwatch:
             started = now
         self._seconds: dict[Cause, float] = dict.fromkeys(CAUSES, 0.0)
         self._cause: Cause = "startup"
-        self._since = min(started, now)
+        self._since = self._lap_began = min(started, now)
+        self.laps: dict[str, float] = {}  # seconds of the parts of the start
 
     def switch(self, cause: Cause) -> Cause:
         """From now on time has another cause; returns the one before."""
@@ -33,6 +34,12 @@ class Stopwatch:
         self._seconds[self._cause] += now - self._since
         before, self._cause, self._since = self._cause, cause, now
         return before
+
+    def lap(self, name: str) -> None:
+        """A part of the start is done; a rank's first step is not reached before all are."""
+        now = time.monotonic()
+        self.laps[name] = round(now - self._lap_began, 3)
+        self._lap_began = now
 
     @contextmanager
     def during(self, cause: Cause) -> Iterator[None]:

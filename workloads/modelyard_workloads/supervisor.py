@@ -24,6 +24,8 @@ from modelyard_workloads.watchdog import Watchdog
 
 PEER_GRACE_SECONDS = 5.0  # for the others, after one rank has failed
 SECOND_SIGNAL_SECONDS = 5.0  # for all, after a second SIGTERM
+# From the root cause away: an error of its own, a clean stop, a lost peer, ended by the launcher.
+CAUSE, STOPPED, LOST, ENDED = range(4)
 RESERVE_SECONDS = 10.0  # before the kubelet's SIGKILL, so that the reason can still be written
 
 
@@ -45,14 +47,15 @@ class Outcome:
 class Supervisor:
     """Runs the selector; `on_event` sees every event of every rank after it was noted in `outcome`."""
 
-    def __init__(self, *, grace_seconds: float, prefix: bool, on_event: Callable[[Outcome], None] | None) -> None:
+    def __init__(self) -> None:
         self.outcome = Outcome()
         self.watchdog: Watchdog | None = None
+        self._prefix = False
+        self._grace = 0.0
+        self._on_event: Callable[[Outcome], None] | None = None
+        self._stepped = False  # has any rank done a step?
         self._asked: deque[Callable[[], None]] = deque()
         self._save_wanted = False
-        self._grace = max(1.0, grace_seconds - RESERVE_SECONDS)
-        self._prefix = prefix
-        self._on_event = on_event
         self._selector = selectors.DefaultSelector()
         self._ranks: list[Rank] = []
         self._signals = 0
@@ -60,8 +63,21 @@ class Supervisor:
         self._timed_out = False
         self._wake_read, self._wake_write = os.pipe()
 
+    def configure(self, *, grace_seconds: float, prefix: bool, on_event: Callable[[Outcome], None] | None) -> None:
+        """`grace_seconds`: between SIGTERM and the kubelet's SIGKILL. `prefix`: name the rank in front of its lines."""
+        self._grace = max(1.0, grace_seconds - RESERVE_SECONDS)
+        self._prefix = prefix
+        self._on_event = on_event
+
+    @property
+    def stopping(self) -> bool:
+        """Was SIGTERM received?"""
+        return self._signals > 0
+
     def prepare(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGCHLD; before the ranks are started, so that no signal is lost."""
+        """Take over SIGTERM, SIGINT and SIGCHLD; before anything else, since process 1 of a pod loses signals that it
+        has no handler for.
+        """
         for descriptor in (self._wake_read, self._wake_write):
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -150,6 +166,8 @@ class Supervisor:
         self.outcome.stacks = None  # of a standstill that is over
         if name == "failure":
             rank.reported(event)
+        elif name == "started":
+            self._stepped = True
         elif name == "tick" and rank.rank == 0:
             self.outcome.tick = event["count"]
         elif name == "progress":
@@ -217,7 +235,14 @@ class Supervisor:
         assert failure is not None
         self.outcome.failure = failure
         self.outcome.log_tail = list(first.tail)
-        if self._timed_out and self._stands_still:
+        if self._signals and not self._stepped and _distance(failure) in (STOPPED, LOST, ENDED):
+            failure.reason, failure.message = (
+                "Checkpointed",
+                "stopped by SIGTERM before the first step; nothing was lost",
+            )
+            failure.exit_code, failure.signal = CHECKPOINTED, None
+            self.outcome.exit_code = CHECKPOINTED
+        elif self._timed_out and self._stands_still:
             failure.reason = "Stalled"
             failure.message = "the ranks stood still, and were killed when they were to stop"
             self.outcome.exit_code = 128 + signal.SIGTERM
@@ -225,26 +250,20 @@ class Supervisor:
             failure.reason = "StopTimeout"
             failure.message = "the ranks did not save and stop within the grace period and were killed"
             self.outcome.exit_code = 128 + signal.SIGTERM
-        elif failure.exit_code == CHECKPOINTED or (self._signals and failure.signal == "SIGTERM"):
+        elif failure.exit_code == CHECKPOINTED:
             failure.reason = "Checkpointed"
-            failure.message = self._stop_message(failure)
-            failure.exit_code, failure.signal = CHECKPOINTED, None
+            failure.message = "stopped by SIGTERM; the checkpoint is complete"
             self.outcome.exit_code = CHECKPOINTED
         elif failure.signal is not None:
             self.outcome.exit_code = 128 + signal.Signals[failure.signal]
         else:
             self.outcome.exit_code = failure.exit_code or FAILURE
 
-    def _stop_message(self, failure: Failure) -> str:
-        if failure.signal == "SIGTERM":
-            return "stopped by SIGTERM before the ranks had met; nothing was lost"
-        return "stopped by SIGTERM; the checkpoint is complete"
-
 
 def _distance(failure: Failure | None) -> int:
-    """How far a failure is from the root cause: an error of its own, a clean stop, a lost peer, ended by us."""
+    """How far a failure is from the root cause."""
     if failure is None or failure.reason == "Ended":
-        return 3
+        return ENDED
     if failure.reason == "PeerLost":
-        return 2
-    return 1 if failure.exit_code == CHECKPOINTED else 0
+        return LOST
+    return STOPPED if failure.exit_code == CHECKPOINTED or failure.signal == "SIGTERM" else CAUSE

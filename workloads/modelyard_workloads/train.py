@@ -60,6 +60,7 @@ def main() -> int:
         _die_with_launcher()
     rank = os.environ.get("RANK", "0")
     reporter = Reporter(rank=int(rank) if rank.isdecimal() else 0)
+    reporter.stopwatch.lap("process")
     heartbeat.PROCESS.start(reporter.tick)
     stacks.install(os.environ)
     try:
@@ -88,8 +89,10 @@ def _train(reporter: Reporter, signals: Signals) -> int:
     ranks = Ranks(RankInfo.from_environment(os.environ))
     configuration.check_batch_size(config, ranks.world_size)
     task = build_task(config)
+    reporter.stopwatch.lap("imports")
     moved()
     ranks.start()
+    reporter.stopwatch.lap("rendezvous")
     moved()
     signals.install()
     try:

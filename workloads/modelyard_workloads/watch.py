@@ -14,12 +14,13 @@ from modelyard_workloads.backward import compiles
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.heartbeat import moved
-from modelyard_workloads.highwater import HighWater
 from modelyard_workloads.metrics import Meter, Progress, Reporter
+from modelyard_workloads.outputs import Outputs
 
 if TYPE_CHECKING:
     from modelyard_workloads.loop import Training
 
+_CURVES = ("learningRate", "samplesPerSecond", "stepSeconds", "dataWaitSeconds")
 _REPORT_SECONDS = 1.0  # the launcher hears at least this often that there is progress
 
 
@@ -31,13 +32,14 @@ class Watch:
     """One for each rank; rank 0's is heard."""
 
     def __init__(
-        self, training: Training, config: TrainingConfig, ranks: Ranks, reporter: Reporter, highwater: HighWater | None
+        self, training: Training, config: TrainingConfig, ranks: Ranks, reporter: Reporter, outputs: Outputs
     ) -> None:
         self._training = training
         self._parameters = config.parameters
         self._ranks = ranks
         self._reporter = reporter
-        self._highwater = highwater  # rank 0 has one
+        self._highwater = outputs.highwater  # rank 0 has one
+        self._curves = outputs.curves(training.state.step)  # and these
         self._stopwatch = reporter.stopwatch
         self._meter = Meter()
         self._reported = time.perf_counter()
@@ -72,12 +74,17 @@ class Watch:
             yield
         state = self._training.state
         self._reporter.event("evaluation", step=state.step, epoch=self._training.epoch + 1, metrics=state.metrics)
+        if self._curves is not None:
+            self._curves.draw(state.step, state.metrics)
         self._meter.restart()
 
     def count(self) -> None:
         """One more step is done."""
         moved()
-        self._phase = "train"
+        if self._phase != "train":
+            self._phase = "train"
+            self._stopwatch.lap("firstStep")
+            self._reporter.event("started", step=self._training.state.step, seconds=self._stopwatch.laps)
         if self._highwater is not None:
             self._highwater.reached(self._training.state.step)
         self._meter.count(self._parameters.batch_size, self._waited)
@@ -106,6 +113,8 @@ class Watch:
         self._send("publish", line=False)
         with self._stopwatch.during("checkpoint"):
             yield
+        if self._curves is not None:
+            self._curves.close()
         self._send("publish", line=False)
 
     def _check(self, loss: Tensor) -> None:
@@ -128,4 +137,8 @@ class Watch:
             **self._meter.latest(),
         )
         self._reporter.progress(progress, line=line)
+        if line and self._curves is not None:
+            rates = {name: getattr(progress, name) for name in _CURVES}
+            loss = {} if training.state.loss is None else {"loss": training.state.loss}
+            self._curves.draw(progress.step, loss | rates)
         self._reported = time.perf_counter()

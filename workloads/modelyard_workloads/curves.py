@@ -1,0 +1,51 @@
+"""Curves for TensorBoard, beside the checkpoints: `tensorboard --logdir <output>/tensorboard`.
+
+Rank 0 writes a file an attempt. A resumed run takes back the points after the step that it resumes from (TensorBoard's
+`purge_step`), so that every step is drawn once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 10
+
+
+class Curves:
+    """The event file of one attempt. A volume that refuses ends the curves, not the training."""
+
+    def __init__(self, directory: Path, resumed_step: int) -> None:
+        self._writer: SummaryWriter | None = None
+        try:
+            self._writer = SummaryWriter(str(directory), purge_step=resumed_step + 1, flush_secs=_FLUSH_SECONDS)
+        except OSError as error:
+            self._stop(error)
+
+    def draw(self, step: int, values: Mapping[str, float]) -> None:
+        """One point of every curve."""
+        if self._writer is None:
+            return
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            self._stop(error)
+
+    def close(self) -> None:
+        """Flush, and write no more."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except OSError as error:
+                self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        logger.warning("no curves for TensorBoard are written: %s", error)
+        self._writer = None
