@@ -56,6 +56,11 @@ def _issues(error: ValidationError, root: str) -> Iterator[Issue]:
     elif error.validator == "required":
         for name in sorted(set(wanted) - set(instance)):
             yield Issue(field_path(path, [name]), "required; add it")
+    elif inside := [
+        e for e in error.context or [] if e.relative_path or e.validator in ("additionalProperties", "required")
+    ]:
+        for one in inside:  # of a section that may also be left out
+            yield from _issues(one, root)
     else:
         yield Issue(path, _message(error))
 

@@ -10,6 +10,7 @@ from typing import Any
 # name -> module with `write(directory)`, which writes the same files on every machine
 _WRITERS: dict[str, str] = {
     "clicks": "modelyard_workloads.data.clicks",
+    "docstring-summaries": "modelyard_workloads.data.summaries",
     "python-areas": "modelyard_workloads.data.docstring_areas",
     "python-code": "modelyard_workloads.data.code_names",
     "python-docs": "modelyard_workloads.data.corpus",
