@@ -25,6 +25,7 @@ SUPPORTED_BUILTINS = (
     "bert-pretraining",
     "causal-lm",
     "image-classification",
+    "question-answering",
     "recommendation",
     "text-classification",
     "token-classification",
@@ -104,8 +105,8 @@ class Trainer(
     """What runs. Immutable once the first attempt has started, except numNodes and resourcesPerNode while suspended."""
 
     builtin: Annotated[Builtin, Supported(("", *SUPPORTED_BUILTINS))] = ""
-    """The name of a bundled trainer. Supported now: bert-pretraining, causal-lm, image-classification, recommendation,
-    text-classification, token-classification."""
+    """The name of a bundled trainer. Supported now: bert-pretraining, causal-lm, image-classification,
+    question-answering, recommendation, text-classification, token-classification."""
     parameters: FreeForm = {}
     """The builtin trainer's settings, checked against its published JSON schema before any pod starts."""
     image: Annotated[str, Field(max_length=1024)] = ""

@@ -19,8 +19,8 @@ from modelyard_workloads.data.wordpiece import MASK, SEPARATOR, special_id, trai
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.parameters.text import BertPretrainingParameters
 from tokenizers import Tokenizer
-from trainings.builtin import artifact, configuration, run, run_on_ranks, weights
-from trainings.texts import EXACT, SMALL, texts
+from trainings.builtin import artifact, configuration, run
+from trainings.texts import SMALL, texts
 
 transformers: Any = import_module("transformers")
 
@@ -118,43 +118,6 @@ def test_held_out_rows_are_the_same_every_time_and_each_is_seen_once(tmp_path: P
     assert all(torch.equal(a.rows.tokens, b.rows.tokens) for a, b in zip(first, second, strict=True))
     halves = [list(held_out_batches(source, 16, Shard(rank=rank, world_size=2), cpu)) for rank in range(2)]
     assert sum(len(b.counts) for half in halves for b in half) == len(source)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, corpus: str) -> dict[str, torch.Tensor]:
-    """What one rank learns, without dropout."""
-    config = configuration("bert-pretraining", tmp_path_factory.mktemp("alone"), corpus, EXACT)
-    return weights(run(config), config)
-
-
-def same(these: dict[str, torch.Tensor], those: dict[str, torch.Tensor]) -> None:
-    assert these.keys() == those.keys()
-    for name in these:
-        torch.testing.assert_close(these[name], those[name], rtol=0, atol=1e-6)
-
-
-def test_two_ranks_learn_what_one_does_also_when_rank_1_cannot_see_the_cache(
-    tmp_path: Path, corpus: str, alone: dict[str, torch.Tensor]
-) -> None:
-    config = configuration("bert-pretraining", Path("out"), corpus, {**EXACT, "accumulationSteps": 2})
-    (result,) = run_on_ranks(2, [(config, 0)], apart=tmp_path)  # parts of 3, 2, 2 and 2 rows
-    here = configuration("bert-pretraining", tmp_path / "0" / "out", corpus, {})
-    same(weights(result, here), alone)
-    (made,) = (tmp_path / "0" / "out" / "cache").iterdir()
-    (copied,) = (tmp_path / "1" / "cache" / "modelyard" / "prepared").iterdir()
-    assert {p.name: p.read_bytes() for p in made.iterdir()} == {p.name: p.read_bytes() for p in copied.iterdir()}
-
-
-def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_very_bits_of_the_run_never_stopped(
-    tmp_path: Path, corpus: str
-) -> None:
-    parameters = {**SMALL, "accumulationSteps": 2}
-    whole = configuration("bert-pretraining", tmp_path / "whole", corpus, parameters)
-    expected = weights(run(whole), whole)
-    stopped = [configuration("bert-pretraining", tmp_path / "x", corpus, parameters, attempt=n) for n in (1, 2, 3)]
-    assert [run(config, stop=2) for config in stopped[:2]] == [{"stopped": 2}, {"stopped": 4}]
-    found = weights(run(stopped[2]), stopped[2])
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_loss_falls_and_the_metrics_stand_beside_their_baselines(trained: tuple[Path, dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from modelyard_workloads.serve.config import ValidationSection
 from modelyard_workloads.serve.golden import check_golden
 from modelyard_workloads.serve.runtimes import build_runtime
 from modelyard_workloads.tasks.bert_inference import as_bytes
-from trainings.builtin import artifact, configuration, run, run_on_ranks, weights
-from trainings.texts import EXACT, SMALL
+from trainings.builtin import artifact, configuration, run
+from trainings.texts import SMALL
 
 transformers: Any = import_module("transformers")
 
@@ -87,31 +86,6 @@ def test_the_served_model_reproduces_the_golden_answers_and_cuts_long_texts(tune
     start = "well, a name works well and is nice to read " * 3
     answers = runtime.predict({"text": as_bytes([start + "today " * n for n in (5, 50)])})
     np.testing.assert_allclose(answers["logits"][0], answers["logits"][1], rtol=1e-5, atol=1e-5)
-
-
-def test_two_ranks_learn_what_one_does_and_pairs_are_read(tmp_path: Path) -> None:
-    rows = [
-        {"a": f"the number {n}", "b": f"the number {n if n % 2 else n + 1}", "same": str(n % 2)} for n in range(120)
-    ]
-    data = tmp_path / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    columns = {"textColumn": "a", "secondTextColumn": "b", "labelColumn": "same", "labelSmoothing": 0.1}
-    parameters = {**EXACT, **columns, "batchSize": 7, "vocabularySize": 128}
-    one = configuration("text-classification", tmp_path / "one", data.as_uri(), parameters)
-    two = configuration("text-classification", tmp_path / "two", data.as_uri(), {**parameters, "accumulationSteps": 2})
-    alone = weights(run(one), one)
-    together = weights(run_on_ranks(2, [(two, 0)])[0], two)
-    for name in alone:
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=1e-6)
-
-
-def test_a_stopped_run_ends_with_the_very_bits(tmp_path: Path, reviews: str) -> None:
-    whole = configuration("text-classification", tmp_path / "whole", reviews, SMALL)
-    expected = weights(run(whole), whole)
-    parts = [configuration("text-classification", tmp_path / "parts", reviews, SMALL, attempt=n) for n in (1, 2)]
-    assert run(parts[0], stop=4) == {"stopped": 4}
-    found = weights(run(parts[1]), parts[1])
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from modelyard_workloads.serve.config import ValidationSection
 from modelyard_workloads.serve.golden import check_golden
 from modelyard_workloads.serve.runtimes import build_runtime
 from modelyard_workloads.tasks.bert_inference import as_bytes
-from trainings.builtin import artifact, configuration, run, run_on_ranks, weights
-from trainings.texts import EXACT, SMALL
+from trainings.builtin import artifact, configuration, run
+from trainings.texts import SMALL, conll
 
 seqeval: Any = import_module("seqeval.metrics")
 sequence_labeling: Any = import_module("seqeval.metrics.sequence_labeling")
@@ -37,23 +37,6 @@ def test_entities_are_those_that_seqeval_finds(tags: list[str]) -> None:
 def test_what_is_a_tag() -> None:
     assert parts_of("L-person") == ("E", "person")
     assert [parts_of(tag) for tag in ("B", "B-", "X-person", "", "person")] == [None] * 5
-
-
-_NAMES = ["Ada", "Grace Hopper", "Alan Turing", "Edsger"]
-_PLACES = ["Paris", "New York", "Rome", "San Jose"]
-
-
-def sentence(number: int) -> list[tuple[str, str]]:
-    """A sentence with a person and a place; who lives where is to be told by the words around."""
-    name, place = _NAMES[number % 4].split(), _PLACES[number // 4 % 4].split()
-    if number % 3 == 0:
-        name, place = place, name  # strangely named people: the context decides
-    rows = [(w, f"{'I' if i else 'B'}-PER") for i, w in enumerate(name)] + [("lives", "O"), ("in", "O")]
-    return [*rows, *((w, f"{'I' if i else 'B'}-LOC") for i, w in enumerate(place)), (".", "O"), (f"No{number}", "O")]
-
-
-def conll(numbers: range) -> str:
-    return "-DOCSTART- O\n\n" + "\n".join("".join(f"{w} x {t}\n" for w, t in sentence(n)) for n in numbers)
 
 
 @pytest.fixture(scope="module")
@@ -127,18 +110,6 @@ def test_evaluation_counts_what_seqeval_counts(tuned: tuple[Path, dict[str, Any]
     assert metrics["f1"] == pytest.approx(seqeval.f1_score(truth, guesses))
     assert metrics["precision"] == pytest.approx(seqeval.precision_score(truth, guesses))
     assert metrics["accuracy"] == pytest.approx(seqeval.accuracy_score(truth, guesses))
-
-
-def test_two_ranks_learn_what_one_does_and_a_stopped_run_ends_with_the_very_bits(tmp_path: Path, people: str) -> None:
-    parameters = {**EXACT, "vocabularySize": 256, "batchSize": 7, "accumulationSteps": 2}
-    one, two, parted = (configuration("token-classification", tmp_path / n, people, parameters) for n in "abc")
-    alone = weights(run(one), one)
-    together = weights(run_on_ranks(2, [(two, 0)])[0], two)
-    assert run(parted, stop=4) == {"stopped": 4}
-    resumed = weights(run(parted | {"attempt": 2}), parted)
-    for name in alone:
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=1e-6)
-        assert torch.equal(resumed[name], alone[name])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ _WRITERS: dict[str, str] = {
     "python-areas": "modelyard_workloads.data.docstring_areas",
     "python-code": "modelyard_workloads.data.code_names",
     "python-docs": "modelyard_workloads.data.corpus",
+    "python-questions": "modelyard_workloads.data.signature_questions",
 }
 
 

@@ -8,6 +8,7 @@ from modelyard_workloads.parameters.image_classification import ImageClassificat
 from modelyard_workloads.parameters.recommendation import RecommendationParameters
 from modelyard_workloads.parameters.text import (
     BertPretrainingParameters,
+    QuestionAnsweringParameters,
     TextClassificationParameters,
     TokenClassificationParameters,
 )
@@ -16,6 +17,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "bert-pretraining": BertPretrainingParameters,
     "causal-lm": CausalLmParameters,
     "image-classification": ImageClassificationParameters,
+    "question-answering": QuestionAnsweringParameters,
     "recommendation": RecommendationParameters,
     "text-classification": TextClassificationParameters,
     "token-classification": TokenClassificationParameters,

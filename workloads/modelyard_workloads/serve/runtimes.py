@@ -96,6 +96,7 @@ def _text(artifact: Artifact) -> Runtime:
 _BUILDERS: dict[str, Callable[[Artifact], Runtime]] = {
     "bert-pretraining": _text,
     "image-classification": _image_classification,
+    "question-answering": _text,
     "recommendation": _recommendation,
     "text-classification": _text,
     "token-classification": _text,

@@ -10,6 +10,7 @@ from modelyard_workloads.serve.errors import InvalidInput, LoadFailure
 from modelyard_workloads.serve.tensors import Array, TensorSpec
 from modelyard_workloads.tasks.bert_answers import load_classifier
 from modelyard_workloads.tasks.bert_inference import RefusedText, ServedText, load_pretrained
+from modelyard_workloads.tasks.bert_questions import load_answerer
 from modelyard_workloads.tasks.bert_spans import load_tagger
 
 
@@ -51,6 +52,8 @@ def build_text_runtime(artifact: Artifact) -> TextRuntime:
                 return TextRuntime(manifest.task, load_classifier(artifact.path, length, pairs=pairs))
             case "BertForTokenClassification":
                 return TextRuntime(manifest.task, load_tagger(artifact.path, int(manifest.preprocess["length"])))
+            case "BertForQuestionAnswering":
+                return TextRuntime(manifest.task, load_answerer(artifact.path, manifest.preprocess))
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise LoadFailure("ModelLoadFailed", f"{type(error).__name__}: {error}") from None
     raise LoadFailure("ModelLoadFailed", f"the architecture {name!r} is no text model that is known here")

@@ -16,6 +16,7 @@ _MODULES = {
     "bert-pretraining": "modelyard_workloads.tasks.bert_pretraining",
     "causal-lm": "modelyard_workloads.tasks.causal_lm",
     "image-classification": "modelyard_workloads.tasks.image_classification",
+    "question-answering": "modelyard_workloads.tasks.question_answering",
     "recommendation": "modelyard_workloads.tasks.recommendation",
     "text-classification": "modelyard_workloads.tasks.text_classification",
     "token-classification": "modelyard_workloads.tasks.token_classification",
