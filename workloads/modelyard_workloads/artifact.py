@@ -28,7 +28,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -195,13 +195,14 @@ def read_artifact(path: Path, digest: str = "") -> Artifact:
     actual = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if digest and digest != actual:
         raise DigestMismatch(f"{path / MANIFEST_NAME} has digest {actual}, expected {digest}")
-    manifest = _parse(content, path)
+    manifest = parse_manifest(content, path)
     for entry in manifest.files:
         _verify(path, entry)
     return Artifact(path=path, digest=actual, manifest=manifest)
 
 
-def _parse(content: bytes, path: Path) -> Manifest:
+def parse_manifest(content: bytes, path: PurePath) -> Manifest:
+    """The content of a modelyard.json at `path`, which errors name. Raises ArtifactInvalid."""
     try:
         raw = json.loads(content)
     except ValueError as error:
