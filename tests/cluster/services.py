@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -67,7 +70,18 @@ def address(played: Played) -> str:
         found = played.api.find("Service", played.namespace, played.name)
         return found["spec"].get("clusterIP") if found else None
 
-    return f"http://{eventually('the Service has an address', there)}"
+    url = f"http://{eventually('the Service has an address', there)}"
+    eventually("the node knows the way to it", lambda: version_at(url) is not None)
+    return url
+
+
+def version_at(url: str) -> str | None:
+    """The version that answers; None where none does."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            return str(json.load(response)["model_version"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 class Clients:
@@ -77,6 +91,9 @@ class Clients:
         self._url, self._count, self._pause = url, count, pause
         self.answers: Counter[str] = Counter()
         """Requests by what came of them: the version that answered, `500`, or the name of an error."""
+        self.failures: list[str] = []
+        """What went wrong, and when since the start."""
+        self._began = monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -116,6 +133,7 @@ class Clients:
                 name = str(told.get("model_version")) if response.status == 200 else str(response.status)
         except Exception as error:
             name = f"{type(error).__name__}: {error}"
+            self.failures.append(f"{monotonic() - self._began:.1f} s: {name}")
         self.answers[name] += 1
 
 
