@@ -221,6 +221,15 @@ def test_a_servers_config_has_every_section() -> None:
     assert {"model", "batching", "validation", "limits", "drain", "server"} <= config.keys()
 
 
+def test_settings_of_language_models_reach_the_server_and_make_a_revision() -> None:
+    generation = {"maxModelLen": 256, "maxNumSeqs": 4, "kvCacheMemory": "64Mi", "prefixCaching": False}
+    made = world(generation=generation)
+    config = parse_serve_config(env(pod_of(made)["containers"][0])["MODELYARD_CONFIG"]).generation
+    assert (config.max_model_len, config.max_num_seqs, config.kv_cache_memory) == (256, 4, 64 << 20)
+    assert config.prefix_caching is False
+    assert made.status["latestReadyRevision"] != world().status["latestReadyRevision"]
+
+
 def test_a_router_of_a_sleeping_service_stays() -> None:
     made = world(scaling={"minReplicas": 0, "maxReplicas": 2, "idleSeconds": 5})
     made.load = Load(router=RouterLoad(tables=frozenset({"t"}), idle_seconds=6))

@@ -50,6 +50,8 @@ def revision_of(service: Object, spec: ModelServiceSpec, model: Object, installa
         "batching": manifest(spec.batching),
         "validation": manifest(spec.validation),
     }
+    if spec.generation is not None:
+        content["generation"] = manifest(spec.generation)
     return content_hash(content)
 
 

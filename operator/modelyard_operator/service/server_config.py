@@ -32,6 +32,13 @@ def server_config(name: str, spec: ModelServiceSpec, model: Object, revision: st
         "drain": {"timeoutSeconds": spec.drain.timeout_seconds},
         "server": {"host": "0.0.0.0", "port": HTTP_PORT},
     }
+    if spec.generation is not None:
+        config["generation"] = {
+            "maxModelLen": spec.generation.max_model_len,
+            "maxNumSeqs": spec.generation.max_num_seqs,
+            "kvCacheMemory": int(amount(str(spec.generation.kv_cache_memory))),
+            "prefixCaching": spec.generation.prefix_caching,
+        }
     if spec.auth.mode == "ApiKey":
         config["auth"] = {"keysPath": KEYS_PATH}
     return json.dumps(config, separators=(",", ":"))

@@ -138,7 +138,7 @@ class ModelServiceSpec(Model):
     """How many pods, by load."""
     batching: Batching = Batching()
     """Requests put together into one call of the model."""
-    generation: Annotated[Generation | None, NotYet()] = None
+    generation: Generation | None = None
     """Settings of language models."""
     explain: Annotated[Explain | None, NotYet()] = None
     """Explanations of predictions."""

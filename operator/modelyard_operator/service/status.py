@@ -15,6 +15,9 @@ from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
 from modelyard_operator.service.spec import ModelServiceSpec
 
+LANGUAGE_TASKS = ("causal-lm",)
+"""Tasks whose servers speak the OpenAI protocol."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
@@ -112,6 +115,8 @@ def make_status(seen: Seen) -> Object:
             "selector": ",".join(f"{k}={v}" for k, v in selector_of(meta["name"], rollout.serving).items()),
             "traffic": shares,
         }
+        if isinstance(seen.model, dict) and seen.model.get("task") in LANGUAGE_TASKS:
+            status["openaiUrl"] = f"{status['url']}/v1"
         status["display"]["traffic"] = ", ".join(f"{name} {percent}%" for name, percent in rollout.shares)
     if rollout.canary is not None:
         status["canary"] = rollout.canary

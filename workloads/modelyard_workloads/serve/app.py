@@ -75,7 +75,7 @@ class Application:
                 "inFlight": traffic.in_flight,
                 "inFlightSeconds": traffic.in_flight_seconds(),
                 "requests": traffic.requests,
-                "tokens": traffic.tokens,
+                "tokens": self._plane.tokens,
             }
         )
 

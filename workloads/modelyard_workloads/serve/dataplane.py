@@ -105,6 +105,12 @@ class DataPlane:
         self._loaded: LoadedModel | None = None
         self._decoding = asyncio.Semaphore(1)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that were read and written since the start; 0 for a model that knows none."""
+        generation = self._loaded.generation if self._loaded is not None else None
+        return generation.tokens if generation is not None else 0
+
     def loaded(self, model: LoadedModel) -> None:
         """From now on the model answers."""
         self._loaded = model

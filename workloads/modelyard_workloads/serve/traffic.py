@@ -13,7 +13,6 @@ class Traffic:
     in_flight: int = 0
     last_request: float = 0.0  # monotonic time at which the latest one ended
     requests: int = 0
-    tokens: int = 0  # read and written, by language models
     _area: float = 0.0
     _changed: float = field(default_factory=monotonic)
 

@@ -33,6 +33,7 @@ class GenerationMetrics:
     def __init__(self, registry: CollectorRegistry, model: str, engine: Engine, waiting: Callable[[], int]) -> None:
         self._values = (model, "0")
         self._registry = registry
+        self.total = 0  # tokens of prompts and answers
         self._first = self._histogram("time_to_first_token_seconds", "Until the first token.", _FIRST)
         self._between = self._histogram("inter_token_latency_seconds", "Between two tokens.", _BETWEEN)
         # Its name in older dashboards.
@@ -71,6 +72,7 @@ class GenerationMetrics:
     def first_token(self, prompt_tokens: int, queued: float, seconds: float) -> None:
         """A sequence has its first token (or its prompt is computed, where no more was asked for)."""
         self._prompts.inc(prompt_tokens)
+        self.total += prompt_tokens
         self._prompt_lengths.observe(prompt_tokens)
         self._queue.observe(max(queued, 0))
         self._first.observe(seconds)
@@ -83,6 +85,7 @@ class GenerationMetrics:
     def tokens(self, count: int) -> None:
         """A step gave so many."""
         self._generated.inc(count)
+        self.total += count
 
     def ended(self, reason: str, tokens: int, seconds: float, since_first: float) -> None:
         """A sequence ended; `seconds` in all, `since_first` from the first token on."""

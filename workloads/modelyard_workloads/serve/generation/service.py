@@ -125,6 +125,11 @@ class GenerationService:
         """Sequences that wait for their first step."""
         return max(len(self._choices) - len(self._engine.scheduler.running), 0)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and answers since the start."""
+        return self._metrics.total
+
     def open(self, asks: Several[Ask], deadline: float) -> Generation:
         """Begin; `deadline` is a time of `time.monotonic`. Raises Saturated, and InvalidInput for what cannot fit."""
         if self.depth >= self._max_queue:
