@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -20,12 +21,16 @@ from modelyard_workloads.artifact import (
     write_artifact,
 )
 from modelyard_workloads.data.bpe import TextTokenizer
-from modelyard_workloads.models.decoder import Decoder, DecoderConfig
+from modelyard_workloads.data.chat import DEFAULT_TEMPLATE, ChatTemplate
+from modelyard_workloads.models.decoder import Attend, Decoder, DecoderConfig
 from modelyard_workloads.models.decoder_huggingface import huggingface_config, to_huggingface
 from modelyard_workloads.serve.generation.engine import Engine, EngineLimits
+from modelyard_workloads.serve.generation.language import Language
+from modelyard_workloads.serve.generation.runtime import GenerationRuntime
 from modelyard_workloads.serve.generation.sequences import Sampling, Sequence
 from modelyard_workloads.serve.generation.text import TextCodec
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 
 END = "<|endoftext|>"
 CONTEXT = 128
@@ -128,3 +133,39 @@ def _golden(decoder: Decoder) -> Golden:
         inputs=[TensorValue(name="input_ids", datatype="INT64", shape=[2, 9], data=PROMPTS)],
         outputs=[TensorValue(name="logits", datatype="FP32", shape=list(logits.shape), data=logits.tolist())],
     )
+
+
+POISON = 200
+
+
+class GatedDecoder(Decoder):
+    """Computes while `gate` is open; a step that has the token POISON fails."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.steps = 0
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
+        """As the decoder."""
+        assert self.gate.wait(30)
+        self.steps += 1
+        if bool((tokens == POISON).any()):
+            raise RuntimeError(f"poison in {tokens}")
+        return super().hidden(tokens, positions, attend)
+
+
+def gated() -> GatedDecoder:
+    """The GPT-2 of `model`, with a gate."""
+    plain_model = model()
+    decoder = GatedDecoder(plain_model.config)
+    decoder.load_state_dict(plain_model.state_dict())
+    return decoder.eval()
+
+
+def runtime(decoder: Decoder, **limits: int) -> GenerationRuntime:
+    """As the server has it."""
+    template = ChatTemplate(DEFAULT_TEMPLATE, end_token=END)
+    spoken = Language(codec=codec(), vocabulary=decoder.config.vocabulary, ends=frozenset({256}), template=template)
+    return GenerationRuntime(engine(decoder, **limits), spoken)
