@@ -70,6 +70,10 @@ test-cluster: venv cluster images ## the tests on the local cluster
 bench-serve: venv ## requests per second and latency of the server, as JSON lines (SECONDS=5 for each figure)
 	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_serve.py --seconds $(or $(SECONDS),5)
 
+.PHONY: bench-generate
+bench-generate: venv ## tokens per second of text generation beside transformers, as JSON lines (ROUNDS=5)
+	PYTHONPATH=tests:workloads OMP_NUM_THREADS=1 $(VENV)/bin/python tests/bench/bench_generate.py --rounds $(or $(ROUNDS),5)
+
 $(VENV)/.made-for-demo: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || apt-get install --yes --quiet python3-venv
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,8 +27,7 @@ from modelyard_workloads.models.decoder_huggingface import huggingface_config, r
 from modelyard_workloads.serve.generation.engine import Engine, EngineLimits
 from modelyard_workloads.serve.generation.sequences import Sampling, Sequence
 from servers import language
-from transformers import GPT2LMHeadModel
-from transformers.generation import GenerationConfig
+from transformers import GenerationConfig, GPT2LMHeadModel
 
 Prompts = list[list[int]]
 Answers = list[list[int]]
@@ -71,8 +71,8 @@ class Transformers:
     """The three ways in which transformers generates."""
 
     def __init__(self, directory: Path) -> None:
-        self._model = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa")
-        self._paged = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa")
+        self._model: Any = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa")
+        self._paged: Any = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa")
         self._model.train(False)
         self._paged.train(False)
         self._model.generation_config.pad_token_id = 0
