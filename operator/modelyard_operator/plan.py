@@ -80,6 +80,12 @@ class Report:
     """Seconds of this attempt by cause."""
     first_step: int | None = None
     """The first step that the attempt reported: what it began from."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether steps are told of: before that, libraries are loaded, data is fetched, and nothing can move."""
+        return self.progress.get("step") is not None or bool(self.trainer_status.get("progressPercentage"))
+
     stacks: Mapping[str, Any] | None = None
     """Where the launcher left the stacks of its ranks: `uri` or `path`."""
 

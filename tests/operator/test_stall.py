@@ -93,6 +93,28 @@ def test_a_training_that_reports_nothing_is_left_alone() -> None:
     assert w.status["phase"] == "Running"
 
 
+def test_loading_libraries_and_data_is_no_stall() -> None:
+    w = world(runPolicy={"progressDeadlineSeconds": 60, "startupDeadlineSeconds": 600})
+    to_running(w)
+    w.reported(step=0, progress={"tick": 0}, trainer_status={"progressPercentage": 0})
+    w.wait(599)
+    w.settle()
+    assert w.status["phase"] == "Running"
+    w.reported(step=0)
+    w.wait(60)
+    w.settle()
+    assert w.status["phase"] == "Stalled", "from the first step on the shorter deadline holds"
+
+
+def test_a_start_that_never_ends_is_a_stall() -> None:
+    w = world(runPolicy={"progressDeadlineSeconds": 60, "startupDeadlineSeconds": 600})
+    to_running(w)
+    w.reported(step=0, progress={"tick": 0}, trainer_status={"progressPercentage": 0})
+    w.wait(600)
+    w.settle()
+    assert w.status["phase"] == "Stalled" and "no progress for 600 s" in w.condition("Stalled")["message"]
+
+
 def test_every_movement_counts() -> None:
     body: dict[str, Any] = {"trainerStatus": {"progressPercentage": 1}, "progress": {"step": 1, "tick": 1}}
     before = taken(None, 1, Posted.model_validate(body), START)

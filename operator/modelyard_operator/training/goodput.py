@@ -117,7 +117,7 @@ def _spent(stage: Object, since: datetime, end: datetime, report: Report | None,
         known = length
     unknown = length - known
     lost = min(length, _lost(report, end, unknown, failed=failed))
-    works = report is None or not told or told.get("productive", 0.0) > 0
+    works = report is None or report.has_begun
     rest = "productive" if works else "startup"
     told[rest] = told.get(rest, 0.0) + unknown - lost
     if told[rest] < 0:  # the trainer's clock went on while nothing moved

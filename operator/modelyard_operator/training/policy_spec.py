@@ -122,7 +122,7 @@ class RunPolicy(Model):
     active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
     """How long the training may take in all; null is no limit."""
     startup_deadline_seconds: Annotated[int, Field(ge=1)] = 1800
-    """How long it may take until all nodes run; time queued or suspended is not counted."""
+    """How long it may take until all nodes run, and from there to the first step; time queued is not counted."""
     progress_deadline_seconds: Annotated[int, Field(ge=1)] | None = 900
     """How long it may take from one reported step to the next before the attempt counts as stalled; null is off."""
     node_lost_seconds: Annotated[int, Field(ge=1)] = 40

@@ -1,7 +1,8 @@
 """A training that runs and does not move: first it is marked and asked for its stacks, then it is a failure. Pure.
 
 Any movement counts: a step, a percentage, the tick that moves within a long evaluation or checkpoint, a new phase. A
-trainer that reports nothing at all cannot be told from one that hangs, and is left alone.
+trainer that reports nothing at all cannot be told from one that hangs, and is left alone. Until the first step is told
+of, libraries are loaded and data is fetched: that may take as long as startupDeadlineSeconds.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class Stall:
 
 def look(situation: Situation) -> tuple[Stall | None, float | None]:
     """(the stall there is, None), or (None, seconds until there may be one)."""
-    seconds, report, gang = situation.spec.run_policy.progress_deadline_seconds, situation.report, situation.gang
-    marked = _marked_since(situation)
+    policy, report, gang = situation.spec.run_policy, situation.report, situation.gang
+    marked, seconds = _marked_since(situation), policy.progress_deadline_seconds
     if seconds is None or gang.running != gang.size:
         return None, None
     if report is None and marked is None:
         return None, None
     if report is not None:
+        if not report.has_begun:
+            seconds = max(seconds, policy.startup_deadline_seconds)
         left = (report.advanced + timedelta(seconds=seconds) - situation.now).total_seconds()
         if left > 0:
             return None, left
