@@ -1,19 +1,22 @@
-"""Labelled images: `example://digits`, or a folder with one folder of images for each class.
+"""Labelled images: `example://digits`, or files from any source (see image_files.py).
 
-    <root>/<class>/*.png                                        a share of every class is held out, chosen by a fixed
-    seed <root>/train/<class>/*.png  <root>/{test,val}/<class>/*     or the split is the user's
-
-Images are bytes (N, C, H, W) in memory; a batch becomes floating point, augmented and resized on the device that
-trains, all images at once.
+Files are decoded once on every machine, into a memory-mapped file of bytes that all its ranks share and that is kept
+for the next run on the same data; at no time are more than a few hundred images in memory. A batch becomes floating
+point, augmented and resized on the device that trains, all images at once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,18 +25,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from modelyard_workloads.data.cache import cache_directory, make_once
 from modelyard_workloads.data.digits import CLASSES, held_out_mask, load_digits
+from modelyard_workloads.data.image_files import ImageFiles, LabelledImage, open_images
 from modelyard_workloads.data.order import DataOrder, Draw, Order, Shard
+from modelyard_workloads.data.records import RowPolicy
+from modelyard_workloads.data.sources import Source, open_source
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 
 _DIGITS_SIZE, _FOLDER_SIZE = 24, 224
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_FORM = 1  # to be raised when the same files give other bytes
+_TOGETHER = 256  # images in memory while files are decoded
+_DEVICE_SHARE = 0.3  # of a GPU's free memory that images may take
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images as bytes (N, C, H, W), labels (N,) int64."""
+    """Images as bytes (N, C, H, W), perhaps mapped from a file; labels (N,) int64, on the device that trains."""
 
     images: Tensor
     labels: Tensor
@@ -41,14 +50,17 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: NDArray[np.int64]) -> ImageSet:
-        """The images at these positions."""
-        chosen = torch.from_numpy(indices)
-        return ImageSet(images=self.images[chosen], labels=self.labels[chosen])
-
     def to(self, device: torch.device) -> ImageSet:
-        """The same images on another device."""
-        return ImageSet(images=self.images.to(device), labels=self.labels.to(device))
+        """The same set for another device; the images move there only where there is plenty of room."""
+        images = self.images
+        if device.type == "cuda" and images.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            images = images.to(device)
+        return ImageSet(images=images, labels=self.labels.to(device))
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """(images 0..1, labels) on the labels' device; bytes travel, not floating point."""
+        images = self.images[indices.to(self.images.device)].to(self.labels.device, non_blocking=True)
+        return images.float() / 255, self.labels[indices.to(self.labels.device)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,97 +76,164 @@ class ImageDataset:
 
 
 def load_images(uri: str, parameters: ImageClassificationParameters) -> ImageDataset:
-    """Read the dataset at `uri`. Raises DataError with every unusable thing named."""
+    """Read the dataset at `uri`, or map what was decoded before. Raises DataError with every unusable thing named."""
     if uri == "example://digits":
-        size = parameters.image_size or _DIGITS_SIZE
-        train, held_out, labels = _digits(parameters.evaluation_fraction)
-    elif uri.startswith("file://"):
-        root = Path(unquote(urlparse(uri).path))
-        size = parameters.image_size or _FOLDER_SIZE
-        train, held_out, labels = _folder(root, size, parameters.evaluation_fraction)
-    else:
-        raise DataError(f"dataset.uri: {uri!r} cannot be read; use example://digits or file:///path")
-    pixels = train.images.transpose(0, 1).flatten(1).float() / 255  # (C, N H W)
-    std = pixels.std(dim=1).clamp_min(1e-3)
+        return _digits(parameters)
+    size = parameters.image_size or _FOLDER_SIZE
+    source = open_source(uri)
+    identity = {
+        "form": _FORM,
+        "files": [[file.address, file.size, file.version] for file in source.files],
+        "size": size,
+        "fraction": parameters.evaluation_fraction,
+        "columns": [parameters.image_column, parameters.label_column],
+        "rows": [parameters.on_bad_row, parameters.max_bad_rows],
+    }
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    def decode(directory: Path) -> None:
+        _decode(directory, source, parameters, size)
+
+    directory = make_once(cache_directory("images") / key, decode, directory=True)
+    about = json.loads((directory / "about.json").read_text())
     return ImageDataset(
-        train=train,
-        held_out=held_out,
-        labels=labels,
+        train=_mapped(directory, "train", size),
+        held_out=_mapped(directory, "held_out", size),
+        labels=about["labels"],
         image_size=size,
-        mean=pixels.mean(dim=1).tolist(),
-        std=std.tolist(),
+        mean=about["mean"],
+        std=about["std"],
     )
 
 
-def _digits(fraction: float) -> tuple[ImageSet, ImageSet, list[str]]:
+def _digits(parameters: ImageClassificationParameters) -> ImageDataset:
     images, labels = load_digits()
-    return *_split(images, labels, fraction), [str(n) for n in range(CLASSES)]
+    held_out = held_out_mask(labels, parameters.evaluation_fraction)
+    sums = np.zeros((3, 1))
+    _add_moments(sums, images[~held_out])
+    mean, std = _moments(sums)
+
+    def part(mask: NDArray[np.bool_]) -> ImageSet:
+        return ImageSet(images=torch.from_numpy(images[mask]), labels=torch.from_numpy(labels[mask]))
+
+    return ImageDataset(
+        train=part(~held_out),
+        held_out=part(held_out),
+        labels=[str(n) for n in range(CLASSES)],
+        image_size=parameters.image_size or _DIGITS_SIZE,
+        mean=mean,
+        std=std,
+    )
 
 
-def _split(images: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float) -> tuple[ImageSet, ImageSet]:
-    """The part to train on, and the part held out."""
-    held_out = held_out_mask(labels, fraction)
-    whole = ImageSet(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
-    return whole.take(np.flatnonzero(~held_out)), whole.take(np.flatnonzero(held_out))
+def _add_moments(sums: NDArray[np.float64], images: NDArray[np.uint8]) -> None:
+    """Add [pixels, sum, sum of squares] of each channel to `sums` (3, C); whole numbers, so that no order matters."""
+    values = images.astype(np.int64)
+    axes = (0, 2, 3)
+    sums += [np.full(images.shape[1], images[:, 0].size), values.sum(axis=axes), (values**2).sum(axis=axes)]
 
 
-def _folder(root: Path, size: int, fraction: float) -> tuple[ImageSet, ImageSet, list[str]]:
-    if not root.is_dir():
-        raise DataError(f"dataset.uri: {root} is not a directory")
-    if not (root / "train").is_dir():
-        classes = _classes(root)
-        images, labels = _read(root, classes, size)
-        return *_split(images, labels, fraction), classes
-    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if held_out is None:
-        raise DataError(f"dataset.uri: {root} has train/ but neither test/ nor val/")
-    classes = _classes(root / "train")
-    parts = []
-    for part in (root / "train", held_out):
-        images, labels = _read(part, classes, size)
-        parts.append(ImageSet(images=torch.from_numpy(images), labels=torch.from_numpy(labels)))
-    return parts[0], parts[1], classes
+def _moments(sums: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    count, total, squares = sums
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return (mean / 255).tolist(), np.maximum(std / 255, 1e-3).tolist()
 
 
-def _classes(root: Path) -> list[str]:
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2:
-        raise DataError(f"dataset.uri: {root} needs one folder of images for each of at least 2 classes, has {classes}")
-    return classes
+def _mapped(directory: Path, name: str, size: int) -> ImageSet:
+    labels = np.fromfile(directory / f"{name}.labels", dtype=np.int64)
+    if not len(labels):
+        raise DataError(f"dataset.uri: there are no images for the part {name}")
+    shape = (len(labels), 3, size, size)
+    # Copy on write: nothing writes, and torch does not know read-only memory.
+    images = np.memmap(directory / f"{name}.images", dtype=np.uint8, mode="c", shape=shape)
+    return ImageSet(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
 
 
-def _read(root: Path, classes: list[str], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All images below `root`, RGB, resized to cover size x size and cut in the middle."""
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+def _decode(directory: Path, source: Source, parameters: ImageClassificationParameters, size: int) -> None:
+    """Write the images and labels of both parts, and what is known of them."""
+    files, policy = open_images(source, parameters), RowPolicy.of(parameters)
+    known = list(files.labels())
+    classes, labels, held_out = _classify(known, source.address, parameters.evaluation_fraction)
+    sums = np.zeros((3, 3))
+    parts = [
+        (directory / f"{name}.{kind}").open("wb") for name in ("train", "held_out") for kind in ("images", "labels")
     ]
-    missing = sorted(set(range(len(classes))) - {label for _, label in files})
-    if missing:
-        raise DataError(f"dataset.uri: no images in {', '.join(str(root / classes[label]) for label in missing)}")
-    images = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    try:
+        for images, good in _decoded(files, len(known), policy, size):
+            for part, (image_file, label_file) in enumerate((parts[:2], parts[2:])):
+                mine = held_out[good] == bool(part)
+                _write(image_file, images[mine])
+                _write(label_file, labels[good][mine])
+            if (~held_out[good]).any():
+                _add_moments(sums, images[~held_out[good]])
+    finally:
+        for file in parts:
+            file.close()
+    if not sums[0].any():
+        raise DataError(f"dataset.uri: none of the images of {source.address} can be read")
+    mean, std = _moments(sums)
+    about = {"labels": classes, "mean": mean, "std": std, "skipped": policy.report()}
+    (directory / "about.json").write_text(json.dumps(about))
 
-    def read(index: int) -> str | None:
-        path = files[index][0]
+
+def _classify(
+    known: list[LabelledImage], address: str, fraction: float
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.bool_]]:
+    """(names of the classes, class of each image, is it held out?)"""
+    names = {image.label for image in known}
+    classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    if len(classes) < 2:
+        raise DataError(
+            f"dataset.uri: {address} needs images of at least 2 classes, has {classes}; write one folder for each"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[image.label] for image in known], dtype=np.int64)
+    parts = np.array([image.part for image in known])
+    held_out = parts == "held_out" if parts.any() else held_out_mask(labels, fraction)
+    return classes, labels, held_out
+
+
+def _decoded(
+    files: ImageFiles, count: int, policy: RowPolicy, size: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """(images (n, 3, S, S), their numbers) in order, a few hundred at a time; those that cannot be read are left out
+    or raise DataError, as the policy says.
+    """
+    contents = files.contents()
+    problems: list[str] = []
+
+    def decode(item: tuple[str, bytes]) -> NDArray[np.uint8] | str:
         try:
-            with Image.open(path) as image:
-                images[index] = _square(image, size)
+            with Image.open(io.BytesIO(item[1])) as image:
+                return _square(image, size)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            return f"{path}: {error}"
-        return None
+            said = "no image" if not item[1] else str(error).replace(f" {item[1]!r}", "")
+            return f"{item[0]}: {' '.join(said.split())[:200]}"
 
     with ThreadPoolExecutor(max_workers=8) as pool:  # decoding releases the interpreter lock
-        problems = [problem for problem in pool.map(read, range(len(files))) if problem]
+        for first in range(0, count, _TOGETHER):
+            found = list(pool.map(decode, islice(contents, _TOGETHER)))
+            problems += [result for result in found if isinstance(result, str)]
+            if policy.on_bad_row == "skip":
+                for problem in problems:
+                    policy.bad(*problem.split(": ", 1))
+                problems.clear()
+            good = [first + index for index, result in enumerate(found) if not isinstance(result, str)]
+            if good:
+                yield np.stack([r for r in found if not isinstance(r, str)]), np.array(good)
     if problems:
         shown = "; ".join(problems[:10])
-        raise DataError(f"dataset.uri: {len(problems)} of {len(files)} images cannot be read: {shown}")
-    return images, np.array([label for _, label in files], dtype=np.int64)
+        hint = "correct them, or set onBadRow: skip"
+        raise DataError(f"dataset.uri: {len(problems)} of {count} images cannot be read: {shown}; {hint}")
+
+
+def _write(file: BinaryIO, values: NDArray[Any]) -> None:
+    file.write(np.ascontiguousarray(values).data)
 
 
 def _square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """(3, size, size)"""
+    """(3, size, size): RGB, resized to cover the square and cut in the middle."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
@@ -180,11 +259,10 @@ class ImageBatches:
     def __next__(self) -> tuple[Tensor, Tensor]:
         """The next batch, augmented."""
         draw = next(self.order)
-        indices = self._shard.take(draw.indices).to(self._images.labels.device)
-        images = self._images.images[indices].float() / 255
+        images, labels = self._images.batch(self._shard.take(draw.indices))
         if self._parameters.augment or self._parameters.horizontal_flip:
             images = warp(images, self._shard.take(self._affine(draw)).to(images.device), self._size)
-        return images, self._images.labels[indices]
+        return images, labels
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data."""

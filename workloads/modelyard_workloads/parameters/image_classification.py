@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from modelyard_workloads.parameters.base import Parameters
+from modelyard_workloads.parameters.rows import RowParameters
 
 
-class ImageClassificationParameters(Parameters):
+class ImageClassificationParameters(RowParameters):
     """Parameters of the builtin trainer `image-classification`."""
 
     architecture: str = Field(
         "resnet18",
         min_length=1,
         pattern=r"^[a-z0-9_.]+$",
-        description="resnet10, resnet18, resnet34, resnet50, resnet101, resnet152, or any architecture of timm.",
+        description="resnet10, resnet18, resnet34, resnet50, resnet101, resnet152, or any architecture of timm: vgg16,"
+        " vgg16_bn, inception_v3, efficientnet_b0, convnext_tiny, vit_small_patch16_224, ...",
     )
     image_size: int | None = Field(
         None,
@@ -30,6 +31,8 @@ class ImageClassificationParameters(Parameters):
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of the target spread over all classes.")
     augment: bool = Field(True, description="Small random rotations, scalings and shifts of the training images.")
     horizontal_flip: bool = Field(False, description="Mirror half of the training images; wrong for digits and text.")
+    image_column: str = Field("image", min_length=1, description="Parquet only: the column with the images' bytes.")
+    label_column: str = Field("label", min_length=1, description="Parquet only: the column with the classes.")
     evaluation_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of every class held out, where the data has no folder for it."
     )

@@ -61,7 +61,7 @@ class ImageClassificationTask:
         self._shard: Shard
 
     def build_data(self, shard: Shard, device: torch.device) -> ImageBatches:
-        """All images go to the device as bytes; a batch is cut, augmented and resized there."""
+        """Images are bytes, on the device where they fit; a batch is cut, augmented and resized there."""
         self._shard = shard
         self._dataset = load_images(self._dataset_uri, self._parameters)
         if self._private:  # the moments of the data are not private
@@ -89,9 +89,8 @@ class ImageClassificationTask:
 
     def evaluation(self) -> Iterator[Batch]:
         """This rank's share of the held-out images."""
-        mine = self._shard.stride(len(self._held_out)).to(self._held_out.labels.device)
-        for indices in torch.split(mine, _EVALUATION_BATCH):
-            yield self._held_out.images[indices].float() / 255, self._held_out.labels[indices]
+        for indices in torch.split(self._shard.stride(len(self._held_out)), _EVALUATION_BATCH):
+            yield self._held_out.batch(indices)
 
     def measure(self, model: nn.Module, batch: Batch) -> Tensor:
         """[samples, correct ones, summed cross-entropy]"""
