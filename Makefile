@@ -66,6 +66,10 @@ faults: venv cluster images ## kill the operator after every single write of two
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)
 
+.PHONY: bench-checkpoint
+bench-checkpoint: venv ## how long a checkpoint stops the training, beside torch.save and DCP's async_save (MEGABYTES=400)
+	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_checkpoint.py --megabytes $(or $(MEGABYTES),400)
+
 .PHONY: bench-serve
 bench-serve: venv ## requests per second and latency of the server, as JSON lines (SECONDS=5 for each figure)
 	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_serve.py --seconds $(or $(SECONDS),5)

@@ -11,9 +11,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from modelyard_workloads import config as configuration
 from modelyard_workloads import heartbeat, stacks
@@ -123,5 +124,20 @@ def _die_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _leave(code: int) -> NoReturn:
+    """End a rank that failed at once: the destructors of a broken process group wait for peers that are gone. A
+    checkpoint that is being written is finished first.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _code = main()
+    if _code not in (SUCCESS, CHECKPOINTED):
+        _leave(_code)
+    sys.exit(_code)
