@@ -183,10 +183,11 @@ def test_a_training_and_a_service_of_the_same_name_do_not_fight_over_a_child() -
     body = training(trainer={**BUILTIN, "numNodes": 2})
     peers = make_peer_service(body, parse_training(body))
     assert peers is not None
-    front = make_service({**service(), "metadata": body["metadata"]}, selector_of("demo", "abc"))
+    front = make_service({**service(), "metadata": body["metadata"]}, selector_of("demo", "abc"), grpc=True)
     assert peers["metadata"]["name"] != front["metadata"]["name"]
     assert pod_of(body)["spec"]["subdomain"] == peers["metadata"]["name"]
 
 
 def test_the_service_points_at_one_revision() -> None:
-    assert make_service(service(), selector_of("demo", "abc"))["spec"]["selector"]["modelyard.dev/revision"] == "abc"
+    selector = selector_of("demo", "abc")
+    assert make_service(service(), selector, grpc=True)["spec"]["selector"] == selector

@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelyard_operator.router.config import InvalidConfig, RouterConfig, parse_config
 from modelyard_operator.router.counts import Counts
+from modelyard_operator.router.passthrough import PassThrough
 from modelyard_operator.router.proxy import Proxy
 from modelyard_operator.router.wire import MAX_HEAD
 
@@ -35,7 +36,9 @@ class Router:
         self._config = config
         self.counts = Counts(config.table)
         self.proxy = Proxy(config, self.counts)
+        self.passthrough = PassThrough(config, self.counts) if config.grpc_port is not None else None
         self.port = 0
+        self.grpc_port = 0
         self.admin_port = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -43,6 +46,9 @@ class Router:
         server = await asyncio.start_server(
             self.proxy.serve, self._config.host, self._config.port, limit=MAX_HEAD, backlog=_BACKLOG
         )
+        if self.passthrough is not None:
+            grpc = await asyncio.start_server(self.passthrough.serve, self._config.host, self._config.grpc_port)
+            self.grpc_port = grpc.sockets[0].getsockname()[1]
         runner = web.AppRunner(self._admin(), access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, self._config.host, self._config.admin_port)
@@ -53,6 +59,8 @@ class Router:
         await stop.wait()
         await self._drain()
         server.close()
+        if self.passthrough is not None:
+            grpc.close()
         self.proxy.upstream.close()
         await runner.cleanup()
 

@@ -20,6 +20,7 @@ class Backend(_Section):
     revision: str = Field(min_length=1)
     host: str = Field(min_length=1)
     port: int = Field(default=80, ge=1, le=65535)
+    grpc_port: int = Field(default=8081, ge=1, le=65535)
     percent: int = Field(default=0, ge=0, le=100)
 
 
@@ -39,6 +40,7 @@ class RouterConfig(_Section):
     tolerance: Tolerance = Tolerance()
     host: str = "0.0.0.0"
     port: int = Field(default=8080, ge=0, le=65535)  # 0 = any free port, told in the log
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)  # null = no gRPC
     admin_port: int = Field(default=9090, ge=0, le=65535)
     max_held: int = Field(default=1000, ge=0)  # requests that wait for a server; more get a 503
     hold_seconds: float = Field(default=300, gt=0)  # how long one waits

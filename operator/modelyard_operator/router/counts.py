@@ -50,6 +50,10 @@ class Counts:
         self.in_flight += 1
         self._last_request = monotonic()
 
+    def touch(self) -> None:
+        """Something goes on that is no request of its own."""
+        self._last_request = monotonic()
+
     def left(self) -> None:
         """Its answer was sent, or its client is gone."""
         self.in_flight -= 1

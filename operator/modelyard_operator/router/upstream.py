@@ -15,7 +15,7 @@ from modelyard_operator.router.wire import MAX_HEAD
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 2.0
+CONNECT_SECONDS = 3.0
 IDLE_SECONDS = 30.0
 """Servers close idle connections after 65 s; a connection that was idle for this long is not used again."""
 OLD_SECONDS = 60.0
@@ -105,7 +105,7 @@ class Upstream:
 
         `fresh` asks for a new one: others that were idle may lead to the same pod that has just gone.
 
-        A revision that takes none, while another does, is charged with an error.
+        A revision that refuses connections, while another takes them, is charged with an error.
         """
         started = monotonic()
         missed: list[Backend] = []
@@ -113,7 +113,9 @@ class Upstream:
             pool = self.pools[backend.revision]
             try:
                 connection = await (pool.connect() if fresh else pool.take())
-            except (OSError, TimeoutError):
+            except TimeoutError:
+                return await self._wait([backend], gone)  # it is busy: that moves no request to another revision
+            except OSError:
                 missed.append(backend)
                 continue
             for other in missed:

@@ -43,11 +43,12 @@ def desired_children(seen: Seen, installation: Installation) -> Desired:
     apply = [_revision_deployment(seen, settled, installation)]
     split = len(rollout.shares) > 1
     addressed = named if routed or split else []
-    apply += [make_revision_service(seen.service, revision) for revision in addressed]
+    grpc = installation.profile(seen.spec).grpc_port is not None
+    apply += [make_revision_service(seen.service, revision, grpc=grpc) for revision in addressed]
     if routed:
         apply.append(make_router(seen.service, seen.spec, rollout, installation))
     if selector is not None:
-        apply.append(make_service(seen.service, selector))
+        apply.append(make_service(seen.service, selector, grpc=grpc))
     extras = _extras(seen, routed, installation)
     delete = _unneeded(seen, routed, settled, {f"{name}-{r}" for r in addressed})
     kept = {(extra["kind"], extra["metadata"]["name"]) for extra in extras}

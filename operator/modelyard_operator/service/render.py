@@ -119,7 +119,11 @@ def _server(service: Object, spec: ModelServiceSpec, model: Object, revision: st
         "image": predictor.image or profile.image,
         "imagePullPolicy": "IfNotPresent",
         "env": [*_environment(service, spec, model, revision, profile), *(manifest(v) for v in predictor.env)],
-        "ports": [{"name": "http", "containerPort": profile.port, "protocol": "TCP"}],
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in (("http", profile.port), ("grpc", profile.grpc_port))
+            if port is not None
+        ],
         "startupProbe": _probe(profile.ready_path, period=1, failures=profile.startup_seconds),
         "readinessProbe": _probe(profile.ready_path, period=2, failures=2),
         "livenessProbe": _probe(profile.live_path, period=10, failures=3),

@@ -25,7 +25,7 @@ from modelyard_operator.plan import Object
 from modelyard_operator.podspec import container_security_context, pod_security_context
 from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
-from modelyard_operator.service.runtime import HTTP_PORT, Installation
+from modelyard_operator.service.runtime import GRPC_PORT, HTTP_PORT, Installation
 from modelyard_operator.service.server_config import limits
 from modelyard_operator.service.spec import ModelServiceSpec
 
@@ -45,19 +45,23 @@ def needs_router(spec: ModelServiceSpec, rollout: Rollout) -> bool:
     return may_have_no_servers(spec) or (rollout.is_split and not divided_elsewhere)
 
 
-def make_service(service: Object, selector: dict[str, str]) -> Object:
+def make_service(service: Object, selector: dict[str, str], *, grpc: bool) -> Object:
     """The address of the ModelService: the pods of the revision that has the traffic, or the routers."""
-    return _service(service, service["metadata"]["name"], selector)
+    return _service(service, service["metadata"]["name"], selector, grpc=grpc)
 
 
-def make_revision_service(service: Object, revision: str) -> Object:
+def make_revision_service(service: Object, revision: str, *, grpc: bool) -> Object:
     """The address of one revision, for routers and gateways."""
     name = service["metadata"]["name"]
-    return _service(service, revision_name(name, revision), selector_of(name, revision))
+    return _service(service, revision_name(name, revision), selector_of(name, revision), grpc=grpc)
 
 
-def _service(service: Object, name: str, selector: dict[str, str]) -> Object:
+def _service(service: Object, name: str, selector: dict[str, str], *, grpc: bool) -> Object:
     meta = service["metadata"]
+    ports = [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}]
+    if grpc:
+        told = {"name": "grpc", "port": GRPC_PORT, "protocol": "TCP", "targetPort": "grpc"}
+        ports.append({**told, "appProtocol": "kubernetes.io/h2c"})
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -70,7 +74,7 @@ def _service(service: Object, name: str, selector: dict[str, str]) -> Object:
         "spec": {
             "type": "ClusterIP",
             "selector": selector,
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}],
+            "ports": ports,
         },
     }
 
@@ -91,6 +95,7 @@ def make_router(service: Object, spec: ModelServiceSpec, rollout: Rollout, insta
         "env": [{"name": "MODELYARD_ROUTER", "value": router_config(service, spec, rollout)}],
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
         ],
         "readinessProbe": {
@@ -152,6 +157,7 @@ def router_config(service: Object, spec: ModelServiceSpec, rollout: Rollout) -> 
         "table": rollout.table,
         "backends": [backend(revision, percent) for revision, percent in rollout.shares],
         "port": HTTP_PORT,
+        "grpcPort": GRPC_PORT,
         "adminPort": ADMIN_PORT,
         "maxHeld": limits(spec)["maxQueue"],
         "holdSeconds": HOLD_SECONDS,

@@ -16,6 +16,8 @@ from modelyard_operator.service.spec import ModelServiceSpec
 
 BUILTIN = "builtin"
 HTTP_PORT = 8080
+GRPC_PORT = 8081
+"""Of servers, routers and Services alike: clients of KServe's know it."""
 LOAD_PATH = "/v2/health/load"
 STARTUP_SECONDS = 600
 """How long a bundled server may take to load its model before the kubelet starts it anew."""
@@ -45,6 +47,8 @@ class RuntimeProfile(Model):
     env: dict[str, str] = {}
     port: Annotated[int, Field(ge=1, le=65535)] = HTTP_PORT
     """Where it speaks HTTP."""
+    grpc_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where it speaks gRPC; null where it does not."""
     ready_path: str = ""
     """Answers 200 when the model is loaded; the port is tried if empty."""
     live_path: str = ""
@@ -72,6 +76,7 @@ class Installation:
         return RuntimeProfile(
             image=self.workloads_image,
             command=["python", "-m", "modelyard_workloads.serve"],
+            grpc_port=GRPC_PORT,
             ready_path="/v2/health/ready",
             live_path="/v2/health/live",
             startup_seconds=STARTUP_SECONDS,

@@ -6,7 +6,7 @@ import json
 
 from modelyard_operator.plan import Object
 from modelyard_operator.quantity import amount
-from modelyard_operator.service.runtime import HTTP_PORT
+from modelyard_operator.service.runtime import GRPC_PORT, HTTP_PORT
 from modelyard_operator.service.source import model_directory
 from modelyard_operator.service.spec import ModelServiceSpec
 
@@ -30,7 +30,7 @@ def server_config(name: str, spec: ModelServiceSpec, model: Object, revision: st
         "validation": {"golden": spec.validation.golden, "rtol": spec.validation.rtol, "atol": spec.validation.atol},
         "limits": limits(spec),
         "drain": {"timeoutSeconds": spec.drain.timeout_seconds},
-        "server": {"host": "0.0.0.0", "port": HTTP_PORT},
+        "server": {"host": "0.0.0.0", "port": HTTP_PORT, "grpcPort": GRPC_PORT},
     }
     if spec.generation is not None:
         config["generation"] = {

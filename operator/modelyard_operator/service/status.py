@@ -13,6 +13,7 @@ from modelyard_operator.plan import Children, Object, Urgency
 from modelyard_operator.service.failures import LOADING, ServerFailure
 from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
+from modelyard_operator.service.runtime import BUILTIN, GRPC_PORT
 from modelyard_operator.service.spec import ModelServiceSpec
 
 LANGUAGE_TASKS = ("causal-lm",)
@@ -115,6 +116,8 @@ def make_status(seen: Seen) -> Object:
             "selector": ",".join(f"{k}={v}" for k, v in selector_of(meta["name"], rollout.serving).items()),
             "traffic": shares,
         }
+        if spec.runtime == BUILTIN:
+            status["grpcUrl"] = f"{meta['name']}.{meta['namespace']}.svc:{GRPC_PORT}"
         if isinstance(seen.model, dict) and seen.model.get("task") in LANGUAGE_TASKS:
             status["openaiUrl"] = f"{status['url']}/v1"
         status["display"]["traffic"] = ", ".join(f"{name} {percent}%" for name, percent in rollout.shares)
