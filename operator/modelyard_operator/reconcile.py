@@ -297,7 +297,7 @@ def _turned_selector(child: Object, known: Object) -> Object | None:
 
     An apply would keep the key, because the object was made by a plain create: the Service would select nobody.
     """
-    wanted, there = child["spec"].get("selector"), (known.get("spec") or {}).get("selector")
+    wanted, there = ((o.get("spec") or {}).get("selector") for o in (child, known))
     if child["kind"] != "Service" or not wanted or not there or not set(there) - set(wanted):
         return None
     selector = {**dict.fromkeys(set(there) - set(wanted)), **wanted}
