@@ -268,7 +268,14 @@ def test_progress_of_an_earlier_attempt_is_not_shown() -> None:
     w.pod("demo-1-0", phase="Failed", exit_code=1)
     w.settle()
     assert w.status["attempt"] == 2 and w.report is not None
+    to_running(w)
+    w.reported(step=0, progress={"tick": 0}, trainer_status={"progressPercentage": 0})
+    w.settle()
     assert w.status["progress"]["step"] == 50, "the last known figures stay until there are newer ones"
+    assert w.status["display"]["progress"] == "50%"
+    w.reported(step=48)
+    w.settle()
+    assert w.status["progress"]["step"] == 48
 
 
 def test_what_the_api_server_refused_is_told() -> None:

@@ -103,7 +103,7 @@ def make_status(situation: Situation, step: Step) -> Object:
     }
     if gang.started == gang.size and "startTime" not in status:
         status["startTime"] = format_time(situation.now)
-    if situation.report is not None and step.finished is None:
+    if situation.report is not None and situation.report.has_begun and step.finished is None:
         status |= progress_fields(situation.report)
     if checkpoint := ledger.newest(situation):
         status["checkpoint"] = checkpoint
