@@ -19,13 +19,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from modelyard_workloads import eager
 from modelyard_workloads.exits import PeerLost, PodError
 from modelyard_workloads.hardware import available_cores
+from modelyard_workloads.watchdog import DEADLINE_VARIABLE
 
 STARTUP_SECONDS = 300.0
+PATIENCE_SECONDS = 86_400.0  # where nobody watches the progress
 # What the libraries say when the other end went away; the cause is in the other rank's log.
 _PEER_LOST = (
     "Connection closed by peer",
@@ -91,12 +94,14 @@ class Ranks:
         _wait_for_name(os.environ.get("MASTER_ADDR", "localhost"))
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         try:
+            meeting = timedelta(seconds=STARTUP_SECONDS)
+            store, _, _ = next(rendezvous("env://", self.rank, self.world_size, timeout=meeting))
             dist.init_process_group(
                 backend,
-                init_method="env://",
+                store=store,
                 rank=self.rank,
                 world_size=self.world_size,
-                timeout=timedelta(seconds=STARTUP_SECONDS),
+                timeout=timedelta(seconds=_collective_seconds(os.environ)),
             )
             self.barrier()
         except (dist.DistStoreError, dist.DistNetworkError) as error:
@@ -194,6 +199,14 @@ def peer_lost(error: BaseException) -> PeerLost | None:
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_LOST):
         return PeerLost(str(error).splitlines()[0])
     return None
+
+
+def _collective_seconds(environment: Mapping[str, str]) -> float:
+    """How long a collective may wait for a rank. A slow rank is no error: it is the operator that ends a standstill,
+    after the stacks were taken, so the libraries must be more patient than it.
+    """
+    deadline = environment.get(DEADLINE_VARIABLE, "")
+    return max(STARTUP_SECONDS, 2 * int(deadline)) if deadline.isdecimal() else PATIENCE_SECONDS
 
 
 def _wait_for_name(host: str) -> None:

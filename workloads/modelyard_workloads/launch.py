@@ -22,12 +22,11 @@ from modelyard_workloads.peers import PeerClient, PeerServer
 from modelyard_workloads.processes import Failure, start
 from modelyard_workloads.stopwatch import STARTED_VARIABLE
 from modelyard_workloads.supervisor import Outcome, Supervisor
-from modelyard_workloads.watchdog import Investigator, Watchdog
+from modelyard_workloads.watchdog import DEADLINE_VARIABLE, Investigator, Watchdog
 
 if TYPE_CHECKING:
     from modelyard_workloads.config import TrainingConfig
 
-DEADLINE_VARIABLE = "MODELYARD_PROGRESS_DEADLINE_SECONDS"  # without movement for so long, stacks are taken
 GRACE_VARIABLE = "MODELYARD_GRACE_SECONDS"
 _DEFAULT_GRACE_SECONDS = 120.0
 

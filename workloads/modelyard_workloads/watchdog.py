@@ -14,6 +14,7 @@ from modelyard_workloads import stacks
 from modelyard_workloads.peers import PeerServer
 from modelyard_workloads.processes import Rank
 
+DEADLINE_VARIABLE = "MODELYARD_PROGRESS_DEADLINE_SECONDS"  # without movement for so long, stacks are taken
 COMPILE_SECONDS = 1800.0  # the first pass of a compiled model may take this long without a sign of life
 
 

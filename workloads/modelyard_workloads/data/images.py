@@ -32,6 +32,7 @@ from modelyard_workloads.data.order import DataOrder, Draw, Order, Shard
 from modelyard_workloads.data.records import RowPolicy
 from modelyard_workloads.data.sources import Source, open_source
 from modelyard_workloads.exits import DataError
+from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 
 _DIGITS_SIZE, _FOLDER_SIZE = 24, 224
@@ -213,6 +214,7 @@ def _decoded(
 
     with ThreadPoolExecutor(max_workers=8) as pool:  # decoding releases the interpreter lock
         for first in range(0, count, _TOGETHER):
+            moved()
             found = list(pool.map(decode, islice(contents, _TOGETHER)))
             problems += [result for result in found if isinstance(result, str)]
             if policy.on_bad_row == "skip":

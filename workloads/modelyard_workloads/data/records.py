@@ -25,6 +25,7 @@ from modelyard_workloads.data.failures import blamed
 from modelyard_workloads.data.sources import SourceFile
 from modelyard_workloads.data.values import CONVERT, Column, convert_one_by_one
 from modelyard_workloads.exits import DataError
+from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.parameters.rows import RowParameters
 
 _TEXT = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".text": "text"}
@@ -108,6 +109,7 @@ class Rows:
         for chunk in self.chunks():
             values = zip(*(chunk.columns[name] for name in names), strict=True)
             for index, row in enumerate(values):
+                moved()
                 yield Row(dict(zip(names, row, strict=True)), chunk.place(index))
 
     def chunks(self) -> Iterator[Chunk]:
@@ -115,6 +117,7 @@ class Rows:
         for file in self._files:
             parts = self._parquet(file) if file.relative.lower().endswith(".parquet") else self._lines(file)
             for chunk in parts:
+                moved()
                 converted = self._convert(chunk)
                 if len(converted):
                     yield converted
