@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 from modelyard_workloads.artifact import read_artifact
 from modelyard_workloads.loop import Stopped
+from modelyard_workloads.serve.loading import load
 from modelyard_workloads.tasks import build_model_from_artifact
+from servers.inprocess import configure
 from torch import Tensor
 from trainings.language import GIVEN, documents, pairs, run
 from trainings.toy import after
@@ -88,6 +90,12 @@ def test_llama_trains_too(tmp_path: Path) -> None:
     )
     assert json.loads((directory / "config.json").read_bytes())["num_key_value_heads"] == 2
     assert float(result["metrics"]["evaluationLoss"]) < 6.3  # log(512) is 6.24
+
+
+def test_the_engine_that_serves_it_reproduces_what_was_recorded(base: tuple[dict[str, Any], Path, str]) -> None:
+    model = {"name": "gpt", "path": str(base[1])}
+    loaded = load(configure(model=model, validation={"golden": "Required"}))
+    assert loaded.runtime.task == "causal-lm"
 
 
 def test_full_fine_tuning_goes_on_from_an_artifact(base: tuple[dict[str, Any], Path, str], tmp_path: Path) -> None:
