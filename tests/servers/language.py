@@ -69,8 +69,8 @@ def model(family: Literal["gpt2", "llama"] = "gpt2", seed: int = 5) -> Decoder:
     return decoder
 
 
-def engine(decoder: Decoder, *, blocks: int = 64, **limits: int) -> Engine:
-    """An engine whose cache has so many blocks of 16 tokens."""
+def engine(decoder: Decoder, *, blocks: int = 64, together: bool | None = None, **limits: int) -> Engine:
+    """An engine whose cache has so many blocks of 16 tokens; `together`: attention as on an accelerator."""
     per_block = 16 * 2 * decoder.config.layers * decoder.config.key_value_heads * decoder.config.head_width * 4
     chosen = {"max_length": CONTEXT, "max_sequences": 4, "max_step_tokens": 32, "prefix_caching": True} | limits
     return Engine(
@@ -78,6 +78,7 @@ def engine(decoder: Decoder, *, blocks: int = 64, **limits: int) -> Engine:
         codec(),
         EngineLimits(cache_bytes=blocks * per_block, **chosen),  # type: ignore[arg-type]
         torch.device("cpu"),
+        together=together,
     )
 
 
@@ -164,8 +165,8 @@ def gated() -> GatedDecoder:
     return decoder.eval()
 
 
-def runtime(decoder: Decoder, **limits: int) -> GenerationRuntime:
+def runtime(decoder: Decoder, *, max_sequences: int = 4) -> GenerationRuntime:
     """As the server has it."""
     template = ChatTemplate(DEFAULT_TEMPLATE, end_token=END)
     spoken = Language(codec=codec(), vocabulary=decoder.config.vocabulary, ends=frozenset({256}), template=template)
-    return GenerationRuntime(engine(decoder, **limits), spoken)
+    return GenerationRuntime(engine(decoder, max_sequences=max_sequences), spoken)

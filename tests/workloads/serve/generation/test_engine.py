@@ -63,6 +63,7 @@ def test_any_mix_and_interleaving_gives_the_tokens_of_the_plain_loop(decoder: De
         max_sequences=chance.randint(1, 6),
         max_step_tokens=chance.choice([1, 7, 16, 64]),
         prefix_caching=chance.random() < 0.7,
+        together=seed % 2 == 1,
     )
     prompts = random_prompts(chance, 9)
     counts = [chance.randint(1, 30) for _ in prompts]
