@@ -95,7 +95,7 @@ class PagedAttention:
     """Attention of one step; an `Attend` of the decoder. The step's tokens stand one behind the other in one row.
 
     On a CPU every sequence is a call of its own, which reads the cache where it lies. An accelerator is kept busy by
-    few large calls: there (`together`) the sequences that generate are copied side by side, padded, and computed in one.
+    few large calls: there (`together`) the sequences that generate are copied side by side, padded, into one call.
     """
 
     def __init__(self, cache: KeyValueCache, works: Several[Work], slots: Tensor, *, together: bool = False) -> None:
