@@ -78,6 +78,10 @@ bench-serve: venv ## requests per second and latency of the server, as JSON line
 bench-generate: venv ## tokens per second of text generation beside transformers, as JSON lines (ROUNDS=5)
 	PYTHONPATH=tests:workloads OMP_NUM_THREADS=1 $(VENV)/bin/python tests/bench/bench_generate.py --rounds $(or $(ROUNDS),5)
 
+.PHONY: bench-train
+bench-train: venv ## the trainers beside what people run today, as JSON lines (ONLY=bert, ROUNDS=3)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_train.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
+
 $(VENV)/.made-for-demo: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || apt-get install --yes --quiet python3-venv
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
