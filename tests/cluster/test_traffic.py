@@ -153,6 +153,19 @@ def test_rollouts_and_scaling_lose_nothing(laboratory: Laboratory, namespace: st
     played.delete()
 
 
+def test_a_killed_pod_costs_next_to_nothing(laboratory: Laboratory, namespace: str) -> None:
+    played = create(laboratory, namespace, "killed", replicas=2)
+    with under_load(played, clients=10, pause=0.02) as clients:
+        victim = played.children("Pod")[0]["metadata"]["name"]
+        laboratory.api.delete("Pod", namespace, victim, grace_seconds=0)
+        eventually("it is replaced", lambda: victim not in [p["metadata"]["name"] for p in played.children("Pod")], 60)
+        servers(played, 2)
+        asked = clients.total
+        eventually("requests go on", lambda: clients.total > asked + 500, 60)
+    assert clients.failed <= clients.total / 100, clients.failures
+    played.delete()
+
+
 def test_load_makes_more_servers_and_its_end_fewer(laboratory: Laboratory, namespace: str) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 3, "target": 4, "scaleDownDelaySeconds": 2}
     played = create(laboratory, namespace, "busy", scaling=scaling, env={"VERSION": "1", "DELAY": "0.5"})
