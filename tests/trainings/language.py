@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from modelyard_workloads.config import parse
 from modelyard_workloads.distributed import RankInfo, Ranks
-from modelyard_workloads.loop import train
+from modelyard_workloads.loop import Stopped, train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.tasks import build_task
+
+from trainings.pods import ROOT, free_port
+from trainings.toy import after
 
 TINY = {
     "layers": 2,
@@ -73,5 +79,54 @@ def run(
     return result, output / "artifacts" / final["uri"].rsplit("/", 1)[1]
 
 
+def group(
+    size: int, output: Path, dataset: str, *, until: int = 0, cache: Path | None = None, **parameters: Any
+) -> None:
+    """The same run on several ranks, stopped after `until` steps; with `cache`, the ranks share no volume but for rank
+    0's, and each has a cache of its own below it.
+    """
+    base = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'workloads'}:{ROOT / 'tests'}",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",
+        "LANGUAGE_RUN": json.dumps(raw(output, dataset, **parameters)),
+        "LANGUAGE_UNTIL": str(until),
+    }
+    processes = []
+    for rank in range(size):
+        own = {"RANK": str(rank), "LOCAL_RANK": "0" if cache else str(rank)}
+        own["LOCAL_WORLD_SIZE"] = "1" if cache else str(size)
+        if cache:
+            own |= {"XDG_CACHE_HOME": str(cache / str(rank)), "LANGUAGE_HIDDEN": str(rank > 0)}
+        command = [sys.executable, "-m", "trainings.language"]
+        processes.append(subprocess.Popen(command, env=base | own))
+    assert [process.wait(200) for process in processes] == [0] * size
+
+
+def main() -> None:
+    """One rank of `group`."""
+    said = json.loads(os.environ["LANGUAGE_RUN"])
+    ranks = Ranks(RankInfo.from_environment(os.environ))
+    if os.environ.get("LANGUAGE_HIDDEN") == "True":  # another machine: rank 0's directory is not there
+        said["output"]["path"] += "-elsewhere"
+    config = parse(said)
+    task = build_task(config)
+    ranks.start()
+    until = int(os.environ["LANGUAGE_UNTIL"])
+    try:
+        train(task, config, ranks, Reporter(rank=1), after(until) if until else lambda: False)
+    except Stopped:
+        if not until:
+            raise
+    ranks.stop()
+
+
 # A model is given: its shape is no parameter.
 GIVEN: dict[str, Any] = dict.fromkeys(("layers", "width", "heads", "vocabularySize"))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from modelyard_workloads.exits import ConfigError, Issue
@@ -108,6 +109,9 @@ def compile_model(model: nn.Module, mode: Literal["auto", "on", "off"], device: 
 
 def _exchange(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
     """Without the exchange, gradients are only added up on this rank."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(wanted)
+        return nullcontext()
     if wanted or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     context: AbstractContextManager[Any] = model.no_sync()

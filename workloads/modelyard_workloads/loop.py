@@ -28,7 +28,8 @@ from modelyard_workloads.outputs import Outputs, Published
 from modelyard_workloads.private import PrivateBackward
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
-from modelyard_workloads.tasks.base import OwnOptimizer, Task
+from modelyard_workloads.sharding import gathered, share_out_optimizer, shared_out
+from modelyard_workloads.tasks.base import OwnOptimizer, Shardable, Task
 from modelyard_workloads.watch import Watch
 
 
@@ -64,7 +65,9 @@ class Training:
         parameters = config.parameters
         seed_everything(parameters.seed)  # the same initial weights on every rank
         self.data = task.build_data(Shard(rank=ranks.rank, world_size=ranks.world_size), ranks.device)
-        self.model = task.build_model().to(ranks.device)
+        self.model = task.build_model()
+        self._sharded = isinstance(task, Shardable) and ranks.world_size > 1 and task.shard(self.model, ranks.device)
+        self.model.to(ranks.device)
         if isinstance(task, OwnOptimizer):
             self.optimizer = task.build_optimizer(self.model)
         else:
@@ -107,8 +110,8 @@ class Training:
         """The whole state; a collective call, since every rank has random numbers of its own."""
         return {
             "loop": asdict(self.state),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": gathered(self.model.state_dict(), keep=ranks.is_main),
+            "optimizer": gathered(self.optimizer.state_dict(), keep=ranks.is_main),
             "average": self.average.model.state_dict() if self.average else None,
             "best": self.best,
             "data": self.data.state_dict(),
@@ -118,8 +121,8 @@ class Training:
     def restore(self, sections: dict[str, Any], ranks: Ranks) -> None:
         """Become what was saved. With another number of ranks the random numbers start anew; all else is the same."""
         self.state = LoopState(**sections["loop"])
-        self.model.load_state_dict(sections["model"])
-        restore_optimizer(self.optimizer, sections["optimizer"])
+        self.model.load_state_dict(shared_out(sections["model"], self.model.state_dict()))
+        restore_optimizer(self.optimizer, share_out_optimizer(self.optimizer, sections["optimizer"]))
         if self.average:
             self.average.model.load_state_dict(sections["average"])
         self.best = sections["best"]
@@ -137,7 +140,7 @@ class Training:
         if self._private:
             return self._private.wrap(self.model)
         compile_model(self.model, self._compile, ranks.device)
-        model = ranks.wrap(self.model)
+        model = self.model if self._sharded else ranks.wrap(self.model)
         if model is not self.model:
             position, randomness = self.data.state_dict(), random_state()
             buffers = [buffer.clone() for buffer in self.model.buffers()]
@@ -183,8 +186,9 @@ class Training:
         if objective.improves(metrics[objective.metric], self.state.best_metrics.get(objective.metric)):
             self.state.best_metrics, self.state.best_step = metrics, self.state.step
             self.state.evaluations_since_best = 0
+            weights = gathered(model.state_dict(), keep=ranks.is_main)
             if ranks.is_main:  # it alone publishes
-                self.best = {n: v.detach().to("cpu", copy=True) for n, v in model.state_dict().items()}
+                self.best = {n: v.detach().to("cpu", copy=True) for n, v in weights.items()}
         self.state.ended_early = self._patience is not None and self.state.evaluations_since_best >= self._patience
         return metrics
 
@@ -197,10 +201,11 @@ class Training:
         """Is there nothing left to train?"""
         return self.state.step >= self.total_steps or self.state.ended_early
 
-    def candidates(self) -> list[Published]:
+    def candidates(self, is_main: bool) -> list[Published]:
         """What to publish: the best weights and the final ones; one entry with both names when they are the same."""
         state = self.state
-        final = Published(names=["final"], step=state.step, metrics=state.metrics, weights=self.evaluated.state_dict())
+        weights = gathered(self.evaluated.state_dict(), keep=is_main)
+        final = Published(names=["final"], step=state.step, metrics=state.metrics, weights=weights)
         if state.best_step == state.step:
             return [Published(names=["best", "final"], step=final.step, metrics=final.metrics, weights=final.weights)]
         # All steps have been seen by whoever gets both: what the best weights cost is what the whole run cost.
@@ -253,7 +258,7 @@ def train(
             raise Stopped(state.step)
 
     with watch.publishing():
-        artifacts = outputs.publish(task, training.candidates())
+        artifacts = outputs.publish(task, training.candidates(ranks.is_main))
     return {
         "step": state.step,
         "totalSteps": training.total_steps,

@@ -44,7 +44,7 @@ SEEN_BY_THE_TRAINER = [
     ({"keyValueHeads": 2}, "keyValueHeads is for architecture: llama"),
     ({"architecture": "llama", "keyValueHeads": 3}, "heads (4) must be divisible by keyValueHeads (3)"),
     ({"documentMask": True, "dataFormat": "pairs"}, "documentMask is for dataFormat: text"),
-    ({"sharding": "full", "optimizer": "muon"}, "muon needs whole matrices"),
+    ({"sharding": "full", "optimizer": "muon"}, "sharding: full works with optimizer: adamw alone, not with muon"),
     ({"sharding": "full", "emaDecay": 0.9}, "emaDecay keeps a second whole model"),
     ({"sharding": "full", "lora": {}}, "lora trains few weights"),
     ({"epochs": 2, "warmupEpochs": 3}, "warmupEpochs (3.0) must not exceed epochs (2)"),

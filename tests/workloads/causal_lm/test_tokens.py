@@ -163,7 +163,9 @@ def test_of_a_conversation_longer_than_a_row_the_end_is_kept(tokenizer: TextToke
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pairs.jsonl").write_text((row + "\n") * 30)
     train = rows(tmp_path / "out", (tmp_path / "data").as_uri(), tokenizer, length=16, data_format="pairs")
-    learned = train.batch(np.array([0]), 1, 1).targets[0]
+    batch = train.batch(np.array([0]), 1, 1)  # one row: inputs and targets must not share their memory
+    learned = batch.targets[0]
+    assert int(batch.inputs.min()) >= 0
     assert tokenizer.tokenizer.decode(learned[learned != IGNORED].tolist(), skip_special_tokens=False) == f"yes{END}"
 
 

@@ -80,7 +80,7 @@ class TokenRows:
         """Rows as tensors; `learned` is the number of targets of the global batch that they are a part of."""
         tokens, flags = self.read(indices)
         rows = torch.from_numpy(tokens.astype(np.int64))
-        inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].clone()  # one row is contiguous as it is
         if flags is not None:
             targets[torch.from_numpy(flags[:, 1:] & LEARNED == 0)] = IGNORED
         return TokenBatch(inputs, targets, self._documents(inputs, flags), world_size / max(1, learned))

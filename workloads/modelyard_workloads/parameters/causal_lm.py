@@ -139,8 +139,8 @@ class CausalLmParameters(RowParameters):
             raise ValueError(
                 "documentMask is for dataFormat: text; pairs and messages are always kept apart: remove it"
             )
-        if self.sharding == "full" and self.optimizer == "muon":
-            raise ValueError("muon needs whole matrices, which sharding: full does not have; write optimizer: adamw")
+        if self.sharding == "full" and self.optimizer != "adamw":
+            raise ValueError(f"sharding: full works with optimizer: adamw alone, not with {self.optimizer}")
         if self.sharding == "full" and self.ema_decay is not None:
             raise ValueError("emaDecay keeps a second whole model, which sharding: full cannot; remove one of them")
         if self.sharding == "full" and self.lora is not None:

@@ -105,6 +105,15 @@ class OwnOptimizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Shardable(Protocol):
+    """A task whose model can be shared out among the ranks."""
+
+    def shard(self, model: nn.Module, device: torch.device) -> bool:
+        """Share the model out, if that is asked for (see `sharding.shard`); was it?"""
+        ...
+
+
 class ServedModel(Protocol):
     """A model as the server sees it: tensors by name in, tensors by name out; in eval mode, knows its preprocessing."""
 

@@ -1,0 +1,62 @@
+"""Weights, gradients and optimizer state shared out among the ranks (FSDP), and put together where they are saved.
+
+A checkpoint holds whole tensors, gathered one after the other: so it can be resumed on another number of ranks, with or
+without sharding. Source: Zhao et al. 2023 (arXiv 2304.11277); `torch.distributed.fsdp.fully_shard`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Share out the model among all ranks; the blocks are gathered one at a time when they compute."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def gathered(tree: Any, *, keep: bool) -> Any:
+    """A state with whole tensors for shared ones, on the CPU; a collective call. Ranks that do not `keep` it get None
+    for them.
+    """
+    if isinstance(tree, DTensor):
+        whole: Tensor = tree.full_tensor().detach()
+        return whole.to("cpu", copy=True) if keep else None
+    if isinstance(tree, dict):
+        return {name: gathered(value, keep=keep) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [gathered(value, keep=keep) for value in tree]
+    return tree
+
+
+def shared_out(values: dict[str, Tensor], like: dict[str, Any]) -> dict[str, Tensor]:
+    """Whole tensors, as this rank holds the ones of the same names in `like`."""
+    return {name: _as(value, like[name]) if name in like else value for name, value in values.items()}
+
+
+def share_out_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict of whole tensors with those of the size of a shared parameter cut like it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    values = {
+        number: {name: _as(value, parameters[int(number)]) for name, value in entries.items()}
+        for number, entries in state["state"].items()
+    }
+    return {**state, "state": values}
+
+
+def _as(value: Any, like: Any) -> Any:
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    here = value.to(like.device, like.dtype)
+    # Every rank has the whole tensor and keeps its part: nothing is sent.
+    return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
