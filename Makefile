@@ -100,3 +100,7 @@ demo-down: $(VENV)/.made-for-demo ## remove what the demo made in the cluster; t
 .PHONY: bench-operator
 bench-operator: venv ## N ModelTrainings at once until all run, beside N bare pods, as JSON lines (N=1000, ROUNDS=2)
 	@PYTHONPATH=tests $(VENV)/bin/python tests/bench/bench_operator.py --objects $(or $(N),1000) --rounds $(or $(ROUNDS),2)
+
+.PHONY: bench-recommendation
+bench-recommendation: venv ## Wide & Deep beside a plain loop, samples a second, as a JSON line (SECONDS=5 for each turn)
+	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_recommendation.py --seconds $(or $(SECONDS),5)
