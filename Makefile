@@ -62,6 +62,11 @@ test-pure: venv ## the tests that need no cluster
 faults: venv cluster images ## kill the operator after every single write of two lives, before and after its answer
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)/every_fault.py
 
+.PHONY: faults-training
+faults-training: venv cluster images ## break trainings in every way, many times; a table (ROUNDS=25, SEED=20, PROMISES=)
+	eval "$$($(LOCALCLUSTER) env)" && ROUNDS=$(or $(ROUNDS),25) SEED=$(or $(SEED),20) PROMISES="$(PROMISES)" \
+	  $(PYTEST) $(CLUSTER_TESTS)/faults/every_round.py
+
 .PHONY: test-cluster
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from cluster.kubernetes_api import KubernetesApi, Object, eventually
 from cluster.laboratory import Laboratory, condition, show
-from localcluster.layout import CONTEXT, Layout
+from cluster.ranks import environment, events_of, kill_a_rank, kubectl
 
 KILLS = 10
 SEED = 20
@@ -24,15 +20,6 @@ PARAMETERS = {
     "batchSize": 64,
     "evaluateEveryEpochs": EPOCHS,
 }
-# Kills the training process of the pod and nothing else: process 1 is the launcher, which has to tell why.
-KILL_RANK = """
-import os, pathlib, signal
-for entry in pathlib.Path("/proc").glob("[0-9]*"):
-    command = (entry / "cmdline").read_bytes()
-    if int(entry.name) not in (1, os.getpid()) and b"modelyard_workloads.train" in command:
-        os.kill(int(entry.name), signal.SIGKILL)
-        print("killed", entry.name)
-"""
 DIGESTS = """
 import hashlib, json, pathlib, sys
 print(json.dumps({claim: hashlib.sha256(pathlib.Path(path, "model.safetensors").read_bytes()).hexdigest()
@@ -60,35 +47,6 @@ def training(name: str) -> Object:
             "runPolicy": {"terminationGracePeriodSeconds": 1},
         },
     }
-
-
-def kubectl(*arguments: str) -> list[str]:
-    return ["kubectl", "--context", os.environ.get("MODELYARD_CONTEXT", CONTEXT), *arguments]
-
-
-def environment() -> dict[str, str]:
-    layout = Layout.from_environment()
-    return {"KUBECONFIG": str(layout.kubeconfig), **os.environ, "PATH": f"{layout.bin}:{os.environ['PATH']}"}
-
-
-@contextmanager
-def events_of(namespace: str, pod: str) -> Iterator[Iterator[dict[str, Any]]]:
-    """The JSON lines that a pod writes, as they come."""
-    command = kubectl("logs", "--namespace", namespace, "--follow", pod)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True)
-    try:
-        assert process.stdout is not None
-        yield (json.loads(line[line.index("{") :]) for line in process.stdout if '{"event"' in line)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def kill_a_rank(namespace: str, pod: str) -> bool:
-    """Whether a rank was there to be killed."""
-    command = kubectl("exec", "--namespace", namespace, pod, "--", "python", "-c", KILL_RANK)
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    return "killed" in done.stdout
 
 
 def kill_beyond(namespace: str, name: str, attempt: int, step: int, rank: int) -> bool:

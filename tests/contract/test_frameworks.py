@@ -46,12 +46,40 @@ def test_paddle_reads_its_endpoints_and_the_master_of_its_launcher() -> None:
     assert {name: value for name, value in env.items() if name.startswith("PADDLE_")} == {
         "PADDLE_MASTER": f"{PEERS[0]}:29501",
         "PADDLE_NNODES": "2",
+        "PADDLE_RANK": "1",
         "PADDLE_NPROC_PER_NODE": "4",
         "PADDLE_TRAINERS_NUM": "2",
         "PADDLE_TRAINER_ID": "1",
         "PADDLE_TRAINER_ENDPOINTS": f"{PEERS[0]}:29500,{PEERS[1]}:29500",
         "PADDLE_CURRENT_ENDPOINT": f"{PEERS[1]}:29500",
     }
+
+
+def test_paddles_launcher_of_node_0_is_named_by_its_own_address() -> None:
+    body = training(trainer={"rendezvous": "paddle"})
+    names = list(environment(body, rank=0))
+    assert environment(body, rank=0)["PADDLE_MASTER"] == "$(MODELYARD_POD_IP):29501"
+    assert names.index("MODELYARD_POD_IP") < names.index("PADDLE_MASTER"), "Kubernetes expands what stands before"
+
+
+def test_the_workloads_are_told_the_digest_that_was_pinned() -> None:
+    digest = "sha256:" + "a" * 64
+    model = {"source": "training/base", "artifact": "best", "uri": "pvc://base-output/a", "digest": digest}
+    body = training(
+        status={"model": model},
+        trainer={"image": "", "builtin": "bert-pretraining"},
+        model={"uri": "training://base"},
+        dataset={"uri": "example://docs"},
+    )
+    told = json.loads(environment(body)["MODELYARD_CONFIG"])["model"]
+    assert told == {"uri": "file:///modelyard/model/a", "digest": digest}
+
+
+def test_kueue_orders_by_a_priority_class_of_its_own() -> None:
+    body = training(scheduling={"queueName": "research", "workloadPriorityClassName": "urgent"})
+    assert pod(body)["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "urgent"
+    alone = training(scheduling={"queueName": "research"})
+    assert "kueue.x-k8s.io/priority-class" not in pod(alone)["metadata"]["labels"]
 
 
 @pytest.mark.parametrize("kind", ["tensorflow", "paddle"])

@@ -238,8 +238,8 @@ def test_an_echo_alone_waits_for_its_cause() -> None:
     to_running(w)
     w.pod("demo-1-0", phase="Failed", exit_code=1, message={"failure": {"message": "Connection closed by peer"}})
     plan = w.plan()
-    assert not plan.decided and plan.requeue_after and plan.requeue_after <= 3
-    w.wait(4)
+    assert not plan.decided and plan.requeue_after and plan.requeue_after <= 6
+    w.wait(7)
     assert w.plan().decided
 
 

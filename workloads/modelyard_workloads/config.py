@@ -40,6 +40,12 @@ class Location(Section):
     uri: str = ""
 
 
+class Weights(Location):
+    """The weights to begin from; with a digest, an artifact of ours that must be that very one."""
+
+    digest: str = ""
+
+
 class Output(Section):
     """Where checkpoints and artifacts go: the directory in this pod, and the address that others know it by."""
 
@@ -80,7 +86,7 @@ class TrainingConfig(Section):
     training: TrainingIdentity = TrainingIdentity()
     attempt: int = Field(1, ge=1)
     dataset: Location
-    model: Location = Location()
+    model: Weights = Weights()
     output: Output
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     privacy: Privacy | None = None

@@ -62,6 +62,13 @@ def initial_uri(training: Object, spec: ModelTrainingSpec) -> str:
     return str(pinned.get("uri", "")) if training_artifact(spec.model.uri) else spec.model.uri
 
 
+def initial_weights(training: Object, spec: ModelTrainingSpec) -> Object:
+    """The weights as a bundled trainer opens them; another training's must be those that were pinned."""
+    pinned = (training.get("status") or {}).get("model") or {}
+    digest = pinned.get("digest") if training_artifact(spec.model.uri) else None
+    return {"uri": in_pod(initial_uri(training, spec), MODEL_PATH), "digest": digest or ""}
+
+
 def in_pod(uri: str, mount: str) -> str:
     """The URI as a pod sees it that has the claim of `pvc://claim/path` at `mount`."""
     claim = claim_location(uri)
@@ -98,7 +105,8 @@ def environment(
             "KUBEFLOW_TRAINER_SERVER_CA_CERT": f"{STATUS_PATH}/ca.crt",
             "KUBEFLOW_TRAINER_SERVER_TOKEN": f"{STATUS_PATH}/token",
         }
-    ours: list[Object] = [{"name": name, "value": value} for name, value in values.items()]
+    address = {"name": "MODELYARD_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    ours: list[Object] = [address, *({"name": name, "value": value} for name, value in values.items())]
     return ours + [manifest(variable) for variable in spec.trainer.env]
 
 
@@ -118,7 +126,7 @@ def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> 
         },
         "attempt": attempt,
         "dataset": {"uri": in_pod(spec.dataset.uri, DATASET_PATH)},
-        "model": {"uri": in_pod(initial_uri(training, spec), MODEL_PATH)},
+        "model": initial_weights(training, spec),
         "output": {
             "path": output.under(OUTPUT_PATH),
             "uri": f"pvc://{output.claim}" + (f"/{output.path}" if output.path else ""),

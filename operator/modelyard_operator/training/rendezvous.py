@@ -19,6 +19,8 @@ from modelyard_operator.training.spec import ModelTrainingSpec
 PORT = 29500
 """Where rank 0 of torch, and every worker of the others, listens."""
 PADDLE_MASTER_PORT = 29501
+POD_IP = "$(MODELYARD_POD_IP)"
+"""What Kubernetes replaces by the pod's own address, from a variable that stands before."""
 
 
 def processes_per_node(spec: ModelTrainingSpec) -> int:
@@ -72,11 +74,15 @@ def _tensorflow(_spec: ModelTrainingSpec, addresses: list[str], rank: int) -> di
 
 
 def _paddle(spec: ModelTrainingSpec, addresses: list[str], rank: int) -> dict[str, str]:
-    """One trainer a node; `paddle.distributed.launch` starts as many as there are devices and numbers them anew."""
+    """One trainer a node; `paddle.distributed.launch` starts as many as there are devices and numbers them anew.
+
+    The launcher of node 0 serves the others only where PADDLE_MASTER has the node's own address, not its name.
+    """
     endpoints = [f"{address}:{PORT}" for address in addresses]
     return {
-        "PADDLE_MASTER": f"{addresses[0]}:{PADDLE_MASTER_PORT}",
+        "PADDLE_MASTER": f"{addresses[0] if rank else POD_IP}:{PADDLE_MASTER_PORT}",
         "PADDLE_NNODES": str(len(addresses)),
+        "PADDLE_RANK": str(rank),
         "PADDLE_NPROC_PER_NODE": str(processes_per_node(spec)),
         "PADDLE_TRAINERS_NUM": str(len(addresses)),
         "PADDLE_TRAINER_ID": str(rank),

@@ -23,6 +23,8 @@ def queue_labels(training: Object, spec: ModelTrainingSpec, attempt: int) -> dic
     if spec.scheduling.queue_name:
         labels["kueue.x-k8s.io/queue-name"] = spec.scheduling.queue_name
         labels["kueue.x-k8s.io/pod-group-name"] = f"{name}-{attempt}"
+        if spec.scheduling.workload_priority_class_name:
+            labels["kueue.x-k8s.io/priority-class"] = spec.scheduling.workload_priority_class_name
     if spec.scheduling.gang == "Coscheduling":
         labels["scheduling.x-k8s.io/pod-group"] = name
     return labels

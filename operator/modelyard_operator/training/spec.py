@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelyard_operator.parsing import parse_object
-from modelyard_operator.pods import PodOptions
+from modelyard_operator.pods import LabelValue, PodOptions
 from modelyard_operator.schema import Model, Quantity, Rule, cel, has_text
 from modelyard_operator.training.checks import DATASET_SCHEMES, MODEL_SCHEMES, OUTPUT_SCHEMES, check
 from modelyard_operator.training.policy_spec import Checkpoint, ElasticPolicy, FailurePolicy, FailureRule, RunPolicy
@@ -76,6 +76,8 @@ class Scheduling(Model):
 
     queue_name: Annotated[str, Field(max_length=253)] = ""
     """The Kueue LocalQueue to wait in."""
+    workload_priority_class_name: LabelValue = ""
+    """The WorkloadPriorityClass by which Kueue orders its queue; the pods' PriorityClass if empty."""
     priority_class_name: Annotated[str, Field(max_length=253)] = ""
     """The pods' PriorityClass."""
     scheduler_name: Annotated[str, Field(max_length=253)] = ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from modelyard_workloads.artifact import Artifact, ArtifactInvalid
-from modelyard_workloads.config import TrainingConfig
-from modelyard_workloads.exits import ConfigError, Issue
+from modelyard_workloads.artifact import Artifact, ArtifactError, ArtifactInvalid, read_artifact
+from modelyard_workloads.config import TrainingConfig, Weights
+from modelyard_workloads.exits import ConfigError, DataError, Issue
 from modelyard_workloads.tasks.base import ServedModel, ServedModelBuilder, Task
 
 # name -> module with `build_task(config) -> Task`, and, where its models take tensors, `build_served_model(artifact) ->
@@ -24,14 +25,25 @@ _MODULES = {
 
 
 def build_task(config: TrainingConfig) -> Task:
-    """The task of a training. Raises ConfigError when there is none of this name."""
+    """The task of a training. Raises ConfigError when there is none of this name, DataError for weights that are not
+    those that were asked for."""
     if config.task not in _MODULES:
         raise ConfigError(
             [Issue("task", f"{config.task!r} is no builtin trainer; choose one of: {', '.join(_MODULES)}")]
         )
+    if config.model.digest:
+        _require(config.model)
     module: Any = import_module(_MODULES[config.task])
     task: Task = module.build_task(config)
     return task
+
+
+def _require(weights: Weights) -> None:
+    """Raise DataError unless the artifact to begin from is the very one that was looked up when training began."""
+    try:
+        read_artifact(Path(weights.uri.removeprefix("file://")), weights.digest)
+    except ArtifactError as error:
+        raise DataError(f"model.uri: {error}") from None
 
 
 def build_model_from_artifact(artifact: Artifact) -> ServedModel:
