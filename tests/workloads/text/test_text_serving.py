@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from modelyard_workloads.artifact import read_artifact
 from modelyard_workloads.serve.config import ValidationSection
@@ -63,6 +64,18 @@ def test_masks_are_filled_over_http_and_the_next_text_may_be_left_out(server: Ru
     assert len(outputs["embedding"]) == 128
     reply = server.call("POST", f"/v1/models/{MODEL}:predict", b'{"instances": ["The [MASK] statement"]}')
     assert reply.json()["predictions"][0]["tokens"] == outputs["tokens"]
+
+
+def test_openais_client_gets_the_embeddings(server: Running, pretrained: Runtime) -> None:
+    texts = ["The statement", "another one"]
+    expected = pretrained.predict({"text": as_bytes(texts), "next_text": as_bytes(["", ""])})["embedding"]
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0) as client:
+        for asked in ({}, {"encoding_format": "float"}):
+            reply = client.embeddings.create(model=MODEL, input=texts, **asked)  # type: ignore[arg-type]
+            got = np.array([entry.embedding for entry in reply.data])
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(openai.BadRequestError, match="does not generate text"):
+            client.completions.create(model=MODEL, prompt="x")
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ OUTPUT = "embedding"
 async def embeddings(plane: DataPlane, asked: EmbeddingRequest, deadline: float) -> Response:
     """One vector a text, in order. Raises BadRequest where the model gives none."""
     runtime = plane.model(asked.model).runtime
-    specs = [spec for spec in runtime.inputs if spec.datatype == "BYTES"]
-    if OUTPUT not in [spec.name for spec in runtime.outputs] or len(specs) != 1 or len(runtime.inputs) != 1:
+    specs = [spec for spec in runtime.inputs if spec.default is None]  # those that must be given
+    texts_alone = len(specs) == 1 and specs[0].datatype == "BYTES"
+    if OUTPUT not in [spec.name for spec in runtime.outputs] or not texts_alone:
         raise BadRequest(
             f"model '{asked.model}' gives no embeddings: its task is {runtime.task}, which has no output '{OUTPUT}'",
             "model",
@@ -42,7 +43,7 @@ async def embeddings(plane: DataPlane, asked: EmbeddingRequest, deadline: float)
         {"object": "embedding", "index": index, "embedding": _encoded(vector, asked.encoding_format)}
         for index, vector in enumerate(answer)
     ]
-    # The data plane knows no tokens: what a text costs is counted in texts by no one, so nothing is claimed.
+    # The data plane knows no tokens: nothing is claimed about them.
     return JsonReply({"object": "list", "data": data, "model": plane.name, "usage": usage(0, 0)})
 
 
