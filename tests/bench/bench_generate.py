@@ -154,6 +154,49 @@ def compare(name: str, ask: Ask, ours: Ours, peers: Mapping[str, Generate], roun
         print(json.dumps(line), flush=True)
 
 
+def first_tokens(ours: Ours, prompts: Prompts, streams: int, tokens: int) -> None:
+    """Until the first token and between tokens, with so many streams at any time: who ends makes room for the next.
+    Beside it, the first token of a prompt that is alone.
+    """
+    alone = []
+    for prompt in prompts[:8]:
+        began = time.perf_counter()
+        ours.generate([prompt], 1)
+        alone.append(time.perf_counter() - began)
+    sampling = Sampling(max_tokens=tokens, temperature=0)
+    waiting = [Sequence(key, prompt, sampling) for key, prompt in enumerate(prompts)]
+    told: dict[int, float] = {}
+    firsts: list[float] = []
+    between: list[float] = []
+    seen: set[int] = set()
+    engine, running = ours.engine, 0
+    while waiting or running:
+        while waiting and running < streams:
+            sequence = waiting.pop()
+            told[sequence.key] = time.perf_counter()
+            engine.add(sequence)
+            running += 1
+        for piece in engine.step():
+            now = time.perf_counter()
+            (between if piece.key in seen else firsts).append(now - told[piece.key])
+            told[piece.key] = now
+            seen.add(piece.key)
+            running -= piece.finish is not None
+    p99 = statistics.quantiles(firsts, n=100)[98]
+    line = {
+        "bench": f"time to first token, p99, {streams} streams",
+        "unit": "ms",
+        "ours": round(p99 * 1e3, 1),
+        "peer": "a prompt that is alone",
+        "theirs": round(statistics.median(alone) * 1e3, 1),
+        "ratio": round(statistics.median(alone) / p99, 2),
+        "p50": round(statistics.median(firsts) * 1e3, 1),
+        "between_p50": round(statistics.median(between) * 1e3, 1),
+        "between_p99": round(statistics.quantiles(between, n=100)[98] * 1e3, 1),
+    }
+    print(json.dumps(line), flush=True)
+
+
 def main() -> int:
     """All figures."""
     parser = argparse.ArgumentParser()
@@ -179,6 +222,7 @@ def main() -> int:
             "continuous batching": theirs.continuous,
         }
         compare("16 streams", (prompts(16), options.tokens), ours, together, options.rounds)
+        first_tokens(ours, prompts(96), 16, options.tokens // 2)
     return 0
 
 
