@@ -41,15 +41,14 @@ def desired_children(seen: Seen, installation: Installation) -> Desired:
     selector = _selector(seen, routed)
     settled = _is_settled(seen, routed)
     apply = [_revision_deployment(seen, settled, installation)]
-    split = len(rollout.shares) > 1
-    addressed = named if routed or split else []
+    addressed = named if routed else []
     grpc = installation.profile(seen.spec).grpc_port is not None
     apply += [make_revision_service(seen.service, revision, grpc=grpc) for revision in addressed]
     if routed:
         apply.append(make_router(seen.service, seen.spec, rollout, installation))
     if selector is not None:
         apply.append(make_service(seen.service, selector, grpc=grpc))
-    extras = _extras(seen, routed, installation)
+    extras = _extras(seen, installation)
     delete = _unneeded(seen, routed, settled, {f"{name}-{r}" for r in addressed})
     kept = {(extra["kind"], extra["metadata"]["name"]) for extra in extras}
     delete += [deletion_of(c) for c in seen.children.extras if (c["kind"], c["metadata"]["name"]) not in kept]
@@ -128,14 +127,14 @@ def _unneeded(seen: Seen, routed: bool, settled: bool, addressed: set[str]) -> l
     return [deletion_of(child) for child in gone]
 
 
-def _extras(seen: Seen, routed: bool, installation: Installation) -> list[Object]:
+def _extras(seen: Seen, installation: Installation) -> list[Object]:
     """Routes from outside, and autoscalers of others."""
     made = []
     if seen.spec.scaling is not None and not seen.spec.suspend:
         autoscaler = make_autoscaler(seen.service, seen.spec.scaling, installation)
         made += [autoscaler] if autoscaler is not None else []
     if seen.rollout.serving is not None and seen.spec.route.mode == "HTTPRoute":
-        made.append(make_http_route(seen.service, seen.spec, seen.rollout, routed))
+        made.append(make_http_route(seen.service, seen.spec))
     if seen.rollout.serving is not None and seen.spec.route.mode == "Ingress":
         made.append(make_ingress(seen.service, seen.spec))
     return made

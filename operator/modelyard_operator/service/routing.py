@@ -1,7 +1,7 @@
 """The ways to the servers: Services, the router where one is needed, routes from outside. Pure.
 
 Requests go from the Service straight to the pods. A router of ours stands between them only where somebody must
-divide, copy or hold requests: a canary or a shadow without Gateway API, and a service that may have no servers.
+divide, copy or hold requests and count what came of them: a canary, a shadow, a service that may have no servers.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def may_have_no_servers(spec: ModelServiceSpec) -> bool:
 def needs_router(spec: ModelServiceSpec, rollout: Rollout) -> bool:
     if spec.suspend or rollout.serving is None:
         return False
-    divided_elsewhere = spec.route.mode == "HTTPRoute" and rollout.mirror is None
-    return may_have_no_servers(spec) or (rollout.is_split and not divided_elsewhere)
+    return may_have_no_servers(spec) or rollout.is_split
 
 
 def make_service(service: Object, selector: dict[str, str], *, grpc: bool) -> Object:
@@ -170,22 +169,20 @@ def router_config(service: Object, spec: ModelServiceSpec, rollout: Rollout) -> 
     return json.dumps(config, separators=(",", ":"))
 
 
-def make_http_route(service: Object, spec: ModelServiceSpec, rollout: Rollout, routed: bool) -> Object:
-    """A route of the Gateway API; it divides the requests of a canary by itself.
+def make_http_route(service: Object, spec: ModelServiceSpec) -> Object:
+    """A route of the Gateway API, to the Service: a gateway could divide requests, but not judge a revision by them.
 
-    https://gateway-api.sigs.k8s.io/guides/traffic-splitting/
+    https://gateway-api.sigs.k8s.io/reference/spec/#httproute
     """
     meta, gateway = service["metadata"], spec.route.gateway_ref
     assert gateway is not None, "the spec's rules have checked this"
     parent: Object = {"name": gateway.name}
     if gateway.section_name:
         parent["sectionName"] = gateway.section_name
-    split = len(rollout.shares) > 1 and not routed
-    shares = [(revision_name(meta["name"], r), p) for r, p in rollout.shares] if split else [(meta["name"], 100)]
     body: Object = {"parentRefs": [parent]}
     if spec.route.hostname:
         body["hostnames"] = [spec.route.hostname]
-    body["rules"] = [{"backendRefs": [{"name": name, "port": 80, "weight": weight} for name, weight in shares]}]
+    body["rules"] = [{"backendRefs": [{"name": meta["name"], "port": 80}]}]
     return _outside(service, "gateway.networking.k8s.io/v1", "HTTPRoute", body)
 
 
