@@ -28,7 +28,7 @@ class Exporter:
 
     def __init__(self, namespace: str, name: str) -> None:
         self._labels = {"namespace": namespace, "name": name}
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._progress = {field: self._gauge(metric, text) for metric, (field, text) in _PROGRESS.items()}
         self._metrics: dict[str, Gauge] = {"loss": self._gauge("loss", "Training loss, averaged over the ranks.")}
         self._save_seconds = self._gauge("checkpoint_save_seconds", "Seconds the latest checkpoint took.")
@@ -39,13 +39,13 @@ class Exporter:
             "modelyard_training_attempt_seconds",
             "Seconds of this attempt by cause; they sum to the time since its start.",
             [*self._labels, "cause"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._saves = Counter(
             "modelyard_training_checkpoints",
             "Checkpoints saved by this pod.",
             list(self._labels),
-            registry=self._registry,
+            registry=self.registry,
         ).labels(**self._labels)
 
     def serve(self, environment: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ class Exporter:
         text = environment.get(PORT_VARIABLE, "")
         port = int(text) if text.isdecimal() else DEFAULT_PORT
         try:
-            start_http_server(port, registry=self._registry)
+            start_http_server(port, registry=self.registry)
         except OSError as error:
             sys.stderr.write(f"no metrics on port {port}: {error}\n")
 
@@ -61,10 +61,11 @@ class Exporter:
         """Take over a progress event."""
         for field, gauge in self._progress.items():
             gauge.set(event.get(field, 0))
-        for name, value in event.get("metrics", {}).items():
-            if name not in self._metrics:
-                self._metrics[name] = self._gauge(_snake(name), f"Latest {name} of the evaluation.")
-            self._metrics[name].set(value)
+        for text, values in (("Latest {} of the evaluation.", "metrics"), ("{} over all ranks.", "rates")):
+            for name, value in event.get(values, {}).items():
+                if name not in self._metrics:
+                    self._metrics[name] = self._gauge(_snake(name), text.format(name))
+                self._metrics[name].set(value)
 
     def timing(self, seconds: Mapping[str, float]) -> None:
         """Take over the seconds by cause."""
@@ -81,7 +82,7 @@ class Exporter:
             self._saves.inc()
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        gauge = Gauge(f"modelyard_training_{name}", text, list(self._labels), registry=self._registry)
+        gauge = Gauge(f"modelyard_training_{name}", text, list(self._labels), registry=self.registry)
         return gauge.labels(**self._labels)
 
 

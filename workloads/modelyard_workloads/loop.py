@@ -29,7 +29,7 @@ from modelyard_workloads.private import PrivateBackward
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
 from modelyard_workloads.sharding import gathered, share_out_optimizer, shared_out
-from modelyard_workloads.tasks.base import OwnOptimizer, Shardable, Task
+from modelyard_workloads.tasks.base import Metered, OwnOptimizer, Shardable, Task
 from modelyard_workloads.watch import Watch
 
 
@@ -72,6 +72,7 @@ class Training:
             self.optimizer = task.build_optimizer(self.model)
         else:
             self.optimizer = build_optimizer(self.model, parameters)
+        self.work = task.work_per_step() if isinstance(task, Metered) else {}  # of a step, by unit
         self.average = MovingAverage(self.model, parameters.ema_decay) if parameters.ema_decay else None
         self.state = LoopState()
         self.best: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from modelyard_workloads.stopwatch import Stopwatch
@@ -33,6 +33,7 @@ class Progress:
     stepSeconds: float = 0.0
     dataWaitSeconds: float = 0.0
     learningRate: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)  # tokensPerSecond, flopsPerSecond: what the task counts
 
 
 class Meter:

@@ -105,6 +105,8 @@ class Supervisor:
                 self._asked.popleft()()
             if self.watchdog is not None:
                 self.watchdog.check()
+                if self._signals and self._stands_still:  # they will not save any more
+                    self._end_within(PEER_GRACE_SECONDS)
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._kill_all()
         for key in list(self._selector.get_map().values()):
@@ -191,8 +193,7 @@ class Supervisor:
         if self._signals == 1:
             for rank in self._ranks:
                 rank.terminate()
-            # Ranks that stand still will not save.
-            self._end_within(PEER_GRACE_SECONDS if self._stands_still else self._grace)
+            self._end_within(self._grace)
         else:
             self._end_within(SECOND_SIGNAL_SECONDS)
 

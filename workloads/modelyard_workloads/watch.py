@@ -126,7 +126,8 @@ class Watch:
         self._training.state.loss = value
 
     def _send(self, phase: str, *, line: bool) -> None:
-        training = self._training
+        training, reading = self._training, self._meter.latest()
+        seconds = reading["stepSeconds"]
         progress = Progress(
             step=training.state.step,
             totalSteps=training.total_steps,
@@ -134,11 +135,12 @@ class Watch:
             phase=phase,
             metrics=training.state.all_metrics(),
             learningRate=training.schedule.learning_rate(max(0, training.state.step - 1)),
-            **self._meter.latest(),
+            rates={f"{unit}PerSecond": count / seconds for unit, count in training.work.items() if seconds},
+            **reading,
         )
         self._reporter.progress(progress, line=line)
         if line and self._curves is not None:
             rates = {name: getattr(progress, name) for name in _CURVES}
             loss = {} if training.state.loss is None else {"loss": training.state.loss}
-            self._curves.draw(progress.step, loss | rates)
+            self._curves.draw(progress.step, loss | rates | progress.rates)
         self._reported = time.perf_counter()

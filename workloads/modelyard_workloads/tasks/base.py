@@ -114,6 +114,17 @@ class Shardable(Protocol):
         ...
 
 
+@runtime_checkable
+class Metered(Protocol):
+    """A task whose speed is better said in other units than samples."""
+
+    def work_per_step(self) -> dict[str, float]:
+        """What one optimizer step does over all ranks, by unit in the plural: `tokens`, `flops`. Asked once, after the
+        model was built.
+        """
+        ...
+
+
 class ServedModel(Protocol):
     """A model as the server sees it: tensors by name in, tensors by name out; in eval mode, knows its preprocessing."""
 

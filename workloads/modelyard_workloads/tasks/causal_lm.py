@@ -140,6 +140,14 @@ class CausalLmTask:
         summed: Tensor = model(batch.inputs, batch.targets, batch.documents)
         return summed * batch.scale
 
+    def work_per_step(self) -> dict[str, float]:
+        """Tokens, and floating-point operations of the matrix products: 6 for each weight and token, 4 where it is
+        frozen (Kaplan et al., 2020, section 2.1; attention itself is not counted).
+        """
+        tokens = self._parameters.batch_size * self._length()
+        each = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in self._model.parameters())
+        return {"tokens": tokens, "flops": tokens * each}
+
     def evaluation(self) -> Iterator[TokenBatch]:
         """This rank's share of the held-out rows."""
         rows = self._rows["held-out"]
