@@ -34,8 +34,8 @@ class Comparison:
 
 COMPARISONS: dict[str, list[Comparison]] = {
     "bert": [
+        Comparison("BERT tiny, pretraining, 128 tokens", "train_bert.py", ("tiny", "8")),
         Comparison("BERT mini, pretraining, 128 tokens", "train_bert.py", ("mini", "8")),
-        Comparison("BERT small, pretraining, 128 tokens", "train_bert.py", ("small", "8")),
     ],
 }
 
