@@ -1,4 +1,4 @@
-"""Speed of the trainers beside what people run today: `make bench-train` (ONLY=bert, ROUNDS=3).
+"""Speed of the trainers beside what people run today: `make bench-train` (ONLY=bert, gpt; ROUNDS=3).
 
 Prints JSON lines {"bench", "unit", "ours", "peer", "theirs", "ratio", …}: ratio above 1 says that ours is better. Each
 side is a process of its own on the same data, model, batch, precision and threads; the sides take turns, and the
@@ -36,6 +36,10 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "bert": [
         Comparison("BERT tiny, pretraining, 128 tokens", "train_bert.py", ("tiny", "8")),
         Comparison("BERT mini, pretraining, 128 tokens", "train_bert.py", ("mini", "8")),
+    ],
+    "gpt": [
+        Comparison("GPT-2 4x256, fp32 beside fp32", "train_gpt.py", ("fp32",)),
+        Comparison("GPT-2 4x256, bf16 beside fp32", "train_gpt.py", ("bf16",)),
     ],
 }
 
