@@ -127,11 +127,11 @@ class JointOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The dense optimizer's state and that of every table."""
-        return {"dense": self._dense.state_dict(), "tables": {n: t.state for n, t in self._tables.items()}}
+        return {**self._dense.state_dict(), "tables": {n: t.state for n, t in self._tables.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a saved state."""
-        self._dense.load_state_dict(state["dense"])
+        self._dense.load_state_dict({name: value for name, value in state.items() if name != "tables"})
         self._share()
         for name, trained in self._tables.items():
             for key, value in state["tables"][name].items():
