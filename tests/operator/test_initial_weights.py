@@ -40,6 +40,10 @@ def test_the_artifact_is_waited_for_and_pinned() -> None:
         "artifact": "best",
         **{k: v for k, v in ARTIFACT.items() if k != "name"},
     }
+    w.edit(model={"uri": "training://bert/final"})
+    w.training = other("True", "True", artifacts=[{**ARTIFACT, "name": "final", "step": 12}])
+    w.settle()
+    assert (w.status["model"]["artifact"], w.status["model"]["step"]) == ("final", 12), "the spec names another"
     w.training = None
     to_running(w)
     assert w.status["phase"] == "Running", "what was pinned stays, whatever becomes of the other training"

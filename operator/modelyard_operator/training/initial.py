@@ -13,12 +13,15 @@ from modelyard_operator.uris import training_artifact
 def settle(situation: Situation) -> Plan | None:
     """The plan while the artifact is looked for, and the decision when it is found; None where nothing is left to do.
 
-    What was found stays: a restart goes on from its own checkpoints, and its record names what it began from.
+    What was found stays until the spec names another: the record tells what the training began from.
     """
     wanted = training_artifact(situation.spec.model.uri)
-    if wanted is None or "model" in situation.status:
+    if wanted is None:
         return None
     name, artifact = wanted
+    pinned = situation.status.get("model") or {}
+    if (pinned.get("source"), pinned.get("artifact")) == (f"training/{name}", artifact):
+        return None
     found = _find(situation, name, artifact)
     if not isinstance(found, Unresolved):
         status = make_status(situation, Step()) | {"model": found}
