@@ -19,6 +19,11 @@ NO_IMAGE = "localhost:1/no/such:1"
 """Where nobody listens: the pull fails at once, without the patience of a resolver."""
 PYTHON = "docker.io/library/python:3.13-slim"
 SLEEP = ["python", "-c", "import time; time.sleep(600)"]
+READ_KEYS = """
+import os
+assert os.environ["MODELYARD_DATASET_AWS_ACCESS_KEY_ID"] == "key-of-the-data"
+assert os.environ["MODELYARD_DATASET"] == "s3://bucket/rows"
+"""
 FOREIGN = {"app": "of-somebody-else"}
 
 
@@ -83,6 +88,18 @@ def test_a_missing_secret_is_named_and_creating_it_lets_the_training_run(laborat
     laboratory.api.create(secret, laboratory.namespace)
     played.running(seconds=240)
     played.delete()
+
+
+def test_missing_credentials_are_named_and_reach_the_trainer_with_a_prefix(laboratory: Laboratory) -> None:
+    body = own_image("no-keys")
+    body["spec"]["dataset"] = {"uri": "s3://bucket/rows", "secretRef": "no-such-keys"}
+    body["spec"]["trainer"]["command"] = ["python", "-c", READ_KEYS]
+    played = create(laboratory, body)
+    stalled(played, "CreateContainerConfigError", 'secret "no-such-keys" not found', "Failed")
+    keys = {"AWS_ACCESS_KEY_ID": "key-of-the-data"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "no-such-keys"}, "stringData": keys}
+    laboratory.api.create(secret, laboratory.namespace)
+    played.wait("done", 240, phase="Succeeded")
 
 
 def test_more_gpus_than_any_node_has_can_be_put_right_while_suspended(laboratory: Laboratory) -> None:
