@@ -54,7 +54,7 @@ def kill_beyond(namespace: str, name: str, attempt: int, step: int, rank: int) -
     with events_of(namespace, f"{name}-{attempt}-0") as events:
         for event in events:
             if event.get("step", 0) >= step:
-                return kill_a_rank(namespace, f"{name}-{attempt}-{rank}")
+                return kill_a_rank(namespace, f"{name}-{attempt}-{rank}") is not None
     return False
 
 

@@ -47,17 +47,18 @@ def measure(bench: Bench, name: str, chance: random.Random) -> Restart:
     try:
         played.running()
         assert wait_for_step(bench.namespace, f"{name}-1-0", chance.randrange(6, 12)), "it ended before it was killed"
-        assert kill_a_rank(bench.namespace, f"{name}-1-{chance.choice((0, 1))}"), "no rank was there to be killed"
-        marks = [time.monotonic()]
+        killed = kill_a_rank(bench.namespace, f"{name}-1-{chance.choice((0, 1))}")
+        assert killed is not None, "no rank was there to be killed"
+        marks = [killed]
         eventually("the next attempt is decided", lambda: played.status.get("attempt") == 2, told=played.told)
-        marks.append(time.monotonic())
+        marks.append(time.time())
         played.running(attempt=2)
-        marks.append(time.monotonic())
+        marks.append(time.time())
         with events_of(bench.namespace, f"{name}-2-0") as events:
             assert next((e for e in events if e["event"] == "resumed"), None), "the second attempt began anew"
-            marks.append(time.monotonic())
+            marks.append(time.time())
             assert next((e for e in events if e["event"] == "progress"), None), "no step after the kill"
-            marks.append(time.monotonic())
+            marks.append(time.time())
         return Restart(*(after - before for before, after in itertools.pairwise(marks)))
     finally:
         played.delete()
