@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from modelyard_workloads.tasks import build_task
 from torch import Tensor
 
 from trainings.pods import ROOT, free_port
+from trainings.toy import after
 
 Run = tuple[dict[str, Any], int]
 
@@ -49,20 +50,9 @@ def run(config: dict[str, Any], stop: int = 0, ranks: Ranks | None = None) -> di
         ranks = Ranks(RankInfo())
     parsed = parse(config)
     try:
-        return train(build_task(parsed), parsed, ranks, Reporter(rank=1), _after(stop))
+        return train(build_task(parsed), parsed, ranks, Reporter(rank=1), after(stop) if stop else lambda: False)
     except Stopped as stopped:
         return {"stopped": stopped.step}
-
-
-def _after(steps: int) -> Callable[[], bool]:
-    count = 0
-
-    def requested() -> bool:
-        nonlocal count
-        count += 1
-        return 0 < steps <= count
-
-    return requested
 
 
 def run_on_ranks(size: int, runs: Sequence[Run], apart: Path | None = None) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def test_missing_data_exits_65_and_a_wrong_architecture_64(tmp_path: Path) -> No
     missing = configuration(tmp_path / "out", SMALL, dataset={"uri": "file:///no/such/images"})
     pod = Pod(tmp_path, missing, processes=1)
     assert pod.wait() == 65, pod.text
-    assert "/no/such/images is not a directory" in pod.termination["failure"]["message"]
+    assert "file:///no/such/images: there is nothing there" in pod.termination["failure"]["message"]
     wrong = configuration(tmp_path / "out", {**SMALL, "architecture": "resnet1"})
     pod = Pod(tmp_path, wrong, processes=1)
     assert pod.wait() == 64, pod.text

@@ -66,7 +66,9 @@ class Training:
         seed_everything(parameters.seed)  # the same initial weights on every rank
         self.data = task.build_data(Shard(rank=ranks.rank, world_size=ranks.world_size), ranks.device)
         self.model = task.build_model()
-        self._sharded = isinstance(task, Shardable) and ranks.world_size > 1 and task.shard(self.model, ranks.device)
+        self._sharded = (
+            isinstance(task, Shardable) and ranks.world_size > 1 and task.share_out(self.model, ranks.device)
+        )
         self.model.to(ranks.device)
         if isinstance(task, OwnOptimizer):
             self.optimizer = task.build_optimizer(self.model)

@@ -86,7 +86,10 @@ class PrivateBackward:
                 continue
             with self.precision():
                 loss = task.loss(model, part)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                # The hooks read what comes in and the gradients of what goes out, never those of the data.
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                loss.backward()  # type: ignore[no-untyped-call]
             # The task's loss is a sum times world size / batch size (see Shard.weight).
             self._add_clipped(trained, sums, self._batch_size / self._ranks.world_size)
             total += loss.detach()

@@ -109,7 +109,7 @@ class OwnOptimizer(Protocol):
 class Shardable(Protocol):
     """A task whose model can be shared out among the ranks."""
 
-    def shard(self, model: nn.Module, device: torch.device) -> bool:
+    def share_out(self, model: nn.Module, device: torch.device) -> bool:
         """Share the model out, if that is asked for (see `sharding.shard`); was it?"""
         ...
 

@@ -127,7 +127,7 @@ class CausalLmTask:
         self._model = NextTokenLoss(decoder, label_smoothing=parameters.label_smoothing)
         return self._model
 
-    def shard(self, model: nn.Module, device: torch.device) -> bool:
+    def share_out(self, model: nn.Module, device: torch.device) -> bool:
         """See `tasks.base.Shardable`: block by block."""
         if self._parameters.sharding == "none":
             return False
