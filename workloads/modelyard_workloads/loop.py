@@ -10,7 +10,7 @@ of ranks ends bit for bit like one that never was.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from modelyard_workloads.outputs import Outputs, Published
 from modelyard_workloads.private import PrivateBackward
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
-from modelyard_workloads.sharding import gathered, share_out_optimizer, shared_out
+from modelyard_workloads.sharding import gathered, in_step, share_out_optimizer, shared_out
 from modelyard_workloads.tasks.base import Metered, OwnOptimizer, Shardable, Task
 from modelyard_workloads.watch import Watch
 
@@ -175,8 +175,10 @@ class Training:
         ranks.broadcast_buffers(model)
         sums = []
         with self._backward.precision():
-            for batch in self._task.evaluation():
-                sums.append(self._task.measure(model, batch))
+            for batch, counts in self._held_out(ranks):
+                measured = self._task.measure(model, batch)
+                if counts:
+                    sums.append(measured)
                 moved()
         # A rank without samples has nothing to add, but does not know how long the vector is.
         length = int(ranks.maximum(len(sums[0]) if sums else 0))
@@ -194,6 +196,13 @@ class Training:
                 self.best = {n: v.detach().to("cpu", copy=True) for n, v in weights.items()}
         self.state.ended_early = self._patience is not None and self.state.evaluations_since_best >= self._patience
         return metrics
+
+    def _held_out(self, ranks: Ranks) -> Iterable[tuple[Any, bool]]:
+        """This rank's batches, and whether each counts; ranks that share a model have to compute in step."""
+        if not self._sharded:
+            return ((batch, True) for batch in self._task.evaluation())
+        batches = list(self._task.evaluation())
+        return in_step(batches, least=-ranks.maximum(-len(batches)), most=ranks.maximum(len(batches)))
 
     def spent(self) -> dict[str, float]:
         """The privacy that the steps so far have cost; nothing when there is no budget."""

@@ -6,7 +6,7 @@ without sharding. Source: Zhao et al. 2023 (arXiv 2304.11277); `torch.distribute
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from modelyard_workloads.exits import DataError
+
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
     """Share out the model among all ranks; the blocks are gathered one at a time when they compute."""
@@ -23,6 +25,20 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+
+def in_step(batches: Sequence[Any], *, least: int, most: int) -> Iterator[tuple[Any, bool]]:
+    """`most` batches, and whether each counts: this rank's own, then its last one again.
+
+    All ranks take part whenever a shared model is gathered, so none may have fewer to compute than the others. `least`
+    is the fewest that any rank has. Raises DataError, on all ranks alike, when that is none.
+    """
+    if least == 0:
+        raise DataError(
+            "the held-out data has fewer batches than there are ranks, which sharding cannot evaluate;"
+            " raise evaluationFraction, or write sharding: none"
+        )
+    return ((batches[min(index, len(batches) - 1)], index < len(batches)) for index in range(most))
 
 
 def gathered(tree: Any, *, keep: bool) -> Any:
