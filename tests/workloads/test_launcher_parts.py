@@ -197,6 +197,29 @@ def test_a_stop_before_the_ranks_have_met_is_a_clean_one() -> None:
     assert (found["code"], found["reason"], found["signal"]) == (75, "Checkpointed", None)
 
 
+def test_a_stop_while_the_ranks_meet_is_a_clean_one_whatever_those_say_who_lost_the_others() -> None:
+    """One rank has a handler already, the other is ended by the signal, and the library's words for that are many."""
+    script = """
+import json, os, signal, time
+def stop(*_):
+    time.sleep(0.3)
+    told = {"event": "failure", "exitCode": 1, "exceptionType": "RuntimeError", "message": "unexpected end of stream"}
+    os.write(int(os.environ["MODELYARD_EVENTS_FD"]), (json.dumps(told) + "\\n").encode())
+    os._exit(1)
+if os.environ["RANK"] == "1":
+    signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    process = supervise(script)
+    assert process.stdout is not None
+    for _ in range(2):
+        process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    found, text = outcome(process)
+    assert (found["code"], found["reason"]) == (75, "Checkpointed"), text
+
+
 def test_what_a_rank_has_started_ends_with_it_when_it_is_killed(tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     script = f"""

@@ -59,6 +59,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._ranks: list[Rank] = []
         self._signals = 0
+        self._signalled_at = 0.0
         self._kill_at: float | None = None
         self._timed_out = False
         self._wake_read, self._wake_write = os.pipe()
@@ -185,6 +186,8 @@ class Supervisor:
 
     def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._signals += 1
+        if self._signals == 1:
+            self._signalled_at = time.monotonic()
         if self._ranks:
             self._forward()
 
@@ -230,6 +233,8 @@ class Supervisor:
         failures = [rank for rank in self._ranks if rank.failure is not None]
         if not failures:
             return
+        if self._signals and not self._stepped and any(_distance(r.failure) == STOPPED for r in failures):
+            self._excuse(failures)
         # A rank that lost its peer, or that was ended because another had failed, is a consequence.
         first = min(failures, key=lambda r: (_distance(r.failure), r.failure.at if r.failure else 0.0))
         failure = first.failure
@@ -259,6 +264,15 @@ class Supervisor:
             self.outcome.exit_code = 128 + signal.Signals[failure.signal]
         else:
             self.outcome.exit_code = failure.exit_code or FAILURE
+
+    def _excuse(self, failures: list[Rank]) -> None:
+        """Before the first step SIGTERM ends some ranks at once; what the others then say is about having lost them,
+        in whatever words the library that was meeting them has.
+        """
+        for rank in failures:
+            failure = rank.failure
+            if failure is not None and failure.exit_code == FAILURE and failure.at >= self._signalled_at:
+                failure.reason = failure.reason or "PeerLost"
 
 
 def _distance(failure: Failure | None) -> int:
