@@ -121,7 +121,7 @@ def patch(change: dict[str, Any], *arguments: str) -> subprocess.CompletedProces
     ("field", "text"),
     [
         ("modeltraining.spec.trainer.numNodes", "The number of pods that train together."),
-        ("mt.spec.privacy", "Not supported yet."),
+        ("ms.spec.explain", "Not supported yet."),
         ("mt.status.lastFailure", "The rank that failed first"),
         ("ms.spec.validation.golden", "reproduce the answers"),
     ],
