@@ -237,7 +237,7 @@ class VolumeMount(Model):
 
 RESERVED_MOUNTS = ("/tmp", "/dev/shm", "/modelyard", "/var/run/modelyard", "/var/run/secrets")
 """Where the operator mounts its own volumes; what lies below them is taken too."""
-RESERVED_VOLUMES = ("tmp", "shm", "output", "dataset", "model", "status", "keys")
+RESERVED_VOLUMES = ("tmp", "shm", "output", "dataset", "model", "status", "api-keys")
 """The names of the operator's own volumes."""
 _MOUNTS_KNOWN = Rule(
     "!has(self.volumeMounts) || self.volumeMounts.all(m,"

@@ -103,6 +103,8 @@ def test_a_canary_that_fails_is_rolled_back(laboratory: Laboratory, namespace: s
         assert reason(served, "CanaryReady") == "CanaryRolledBack"
         assert "of its requests failed" in served["status"]["canary"]["message"]
         eventually("no router is left", lambda: not gone(played, "router"), 120, played.told)
+        asked = clients.total
+        eventually("what was under way is answered and counted", lambda: clients.total > asked + 60, 60)
         failures, asked = clients.answers["500"], clients.total
         eventually("requests go on", lambda: clients.total > asked + 60, 60)
         assert clients.answers["500"] == failures, "nothing reaches the new revision any more"

@@ -88,11 +88,11 @@ def test_a_model_on_a_claim_is_mounted_read_only_and_nothing_is_loaded() -> None
 
 def test_keys_are_a_volume_of_the_server() -> None:
     pod = pod_of(world(auth={"mode": "ApiKey", "secretRef": "keys"}))
-    assert {"name": "keys", "secret": {"secretName": "keys"}} in pod["volumes"]
+    assert {"name": "api-keys", "secret": {"secretName": "keys"}} in pod["volumes"]
     config = parse_serve_config(env(pod["containers"][0])["MODELYARD_CONFIG"])
     mounted = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
     assert config.auth is not None
-    assert (mounted["keys"]["mountPath"], mounted["keys"]["readOnly"]) == (str(config.auth.keys_path), True)
+    assert (mounted["api-keys"]["mountPath"], mounted["api-keys"]["readOnly"]) == (str(config.auth.keys_path), True)
 
 
 def test_a_runtime_profile_brings_its_own_program_and_probes() -> None:

@@ -97,7 +97,7 @@ def make_pod_spec(
     fetch = fetch_container(spec, model, installation.workloads_image)
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}, model_volume(model)]
     if spec.auth.mode == "ApiKey":
-        volumes.append({"name": "keys", "secret": {"secretName": spec.auth.secret_ref}})
+        volumes.append({"name": "api-keys", "secret": {"secretName": spec.auth.secret_ref}})
     pod: Object = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -132,7 +132,7 @@ def _server(service: Object, spec: ModelServiceSpec, model: Object, revision: st
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "model", "mountPath": MODEL_PATH, "readOnly": True},
-            *([{"name": "keys", "mountPath": KEYS_PATH, "readOnly": True}] if spec.auth.mode == "ApiKey" else []),
+            *([{"name": "api-keys", "mountPath": KEYS_PATH, "readOnly": True}] if spec.auth.mode == "ApiKey" else []),
             *(manifest(mount) for mount in predictor.volume_mounts),
         ],
     }
