@@ -37,6 +37,11 @@ class Signals:
         """From now on SIGTERM asks for a stop. Ctrl-C reaches the launcher too, which forwards it as SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_stop)
 
+    @staticmethod
+    def ignore() -> None:
+        """Everything is saved. The interpreter gives handlers back while it ends, and the default one would kill it."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def stop(self) -> bool:
         """Is the rank to save and stop?"""
         return self._stop
@@ -99,10 +104,12 @@ def _train(reporter: Reporter, signals: Signals) -> int:
     try:
         result = train(task, config, ranks, reporter, signals.stop, signals.save)
     except Stopped as stopped:
+        signals.ignore()
         if ranks.is_main:
             reporter.event("stopped", step=stopped.step)
         ranks.stop()
         return CHECKPOINTED
+    signals.ignore()
     if ranks.is_main:
         reporter.event("result", **result)
     ranks.stop()
