@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,19 +161,6 @@ def example_batch(
         targets = examples.of_tokens(target, indices)
     rows = examples.pack(indices, device)
     return ExampleBatch(rows=rows, indices=tuple(indices), targets=targets.to(device), total=total)
-
-
-def by_length(examples: Examples, indices: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """The rows in groups of about the same length, of at most `tokens` tokens (one row at least)."""
-    lengths = np.diff(examples.starts)
-    group: list[int] = []
-    for index in sorted(indices, key=lambda i: int(lengths[i])):
-        if group and (len(group) + 1) * int(lengths[index]) > tokens:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
 
 
 def named_parts(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:

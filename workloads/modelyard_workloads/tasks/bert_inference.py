@@ -114,10 +114,15 @@ def pack_encodings(encodings: Sequence[Encoding]) -> PackedRows:
 
 
 def by_length(encodings: Sequence[Encoding]) -> Iterator[list[int]]:
-    """Groups of rows of about the same length, as many as TOKENS_AT_ONCE lets (one at least)."""
+    """Rows of about the same length together; see `grouped_by_length`."""
+    return grouped_by_length([len(encoding.ids) for encoding in encodings], range(len(encodings)))
+
+
+def grouped_by_length(lengths: Sequence[int], indices: Sequence[int]) -> Iterator[list[int]]:
+    """The rows in groups of about the same length, as many as TOKENS_AT_ONCE lets (one at least)."""
     group: list[int] = []
-    for index in sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids)):
-        if group and (len(group) + 1) * len(encodings[index].ids) > TOKENS_AT_ONCE:
+    for index in sorted(indices, key=lambda i: lengths[i]):
+        if group and (len(group) + 1) * lengths[index] > TOKENS_AT_ONCE:
             yield group
             group = []
         group.append(index)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
@@ -20,7 +21,6 @@ from modelyard_workloads.data.labelled_text import (
     ExampleBatch,
     ExampleBatches,
     Examples,
-    by_length,
     example_batch,
     open_examples,
 )
@@ -31,7 +31,7 @@ from modelyard_workloads.data.wordpiece import TOKENIZER, parse_tokenizer, train
 from modelyard_workloads.models.bert import BertConfig
 from modelyard_workloads.models.bert_huggingface import BertCheckpoint, Head, load_initial
 from modelyard_workloads.parameters.text import FineTuningParameters
-from modelyard_workloads.tasks.bert_inference import TOKENS_AT_ONCE
+from modelyard_workloads.tasks.bert_inference import grouped_by_length
 from modelyard_workloads.tasks.bert_start import bert_config_for, given_tokenizer, open_initial
 
 _FORMAT = 1  # of the prepared data; another number where another content would come of the same rows
@@ -101,7 +101,8 @@ class BertTuningTask:
     def evaluation(self) -> Iterator[ExampleBatch]:
         """This rank's share of the held-out rows, rows of about the same length together."""
         mine = self.shard.stride(len(self.held_out)).tolist()
-        for group in by_length(self.held_out, mine, TOKENS_AT_ONCE):
+        lengths = np.diff(self.held_out.starts).tolist()
+        for group in grouped_by_length(lengths, mine):
             yield example_batch(self.held_out, self.target, group, len(group), self.device)
 
     def sample_texts(self, count: int) -> list[str]:
