@@ -19,6 +19,8 @@ from modelyard_operator.plan import Key, Object
 FIRST_AFTER_SECONDS = 3.0
 """A pod that still waits after this time is asked why: its Events are read, then and from time to time."""
 AGAIN_AFTER_SECONDS = 15.0
+SOONER_AFTER_SECONDS = 3.0
+"""As long as nothing was answered: a busy kubelet may not have said yet why. Doubled each time, up to the former."""
 BURST = 20
 PER_SECOND = 4.0
 """Questions at once, and on and on. Of a hundred pods that cannot start the last is asked after 20 s."""
@@ -37,6 +39,12 @@ class Told(NamedTuple):
 class _Question:
     due: float
     answer: str = ""
+    silence: float = SOONER_AFTER_SECONDS / 2
+
+    def patience(self) -> float:
+        """Seconds until to ask again."""
+        self.silence = AGAIN_AFTER_SECONDS if self.answer else min(2 * self.silence, AGAIN_AFTER_SECONDS)
+        return self.silence
 
 
 class PodReasons:
@@ -63,7 +71,7 @@ class PodReasons:
             question = waiting[uid] = before.get(uid) or _Question(self._turn())
             if question.due <= monotonic():
                 question.answer = await self._ask(pod)
-                question.due = max(self._turn(), monotonic() + AGAIN_AFTER_SECONDS)
+                question.due = max(self._turn(), monotonic() + question.patience())
             if question.answer:
                 warnings[name] = question.answer
             looks.append(question.due - monotonic())

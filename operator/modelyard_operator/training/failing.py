@@ -10,9 +10,10 @@ from modelyard_operator.training.failure import Failure, first_failure, lost_wit
 from modelyard_operator.training.removal import seconds_left
 from modelyard_operator.training.situation import Situation
 
-SYMPTOM_PATIENCE_SECONDS = 6.0
+SYMPTOM_PATIENCE_SECONDS = 15.0
 """How long to wait for the cause when only its echo is known so far. Counted from the end of the container, of which a
-busy kubelet tells seconds later; a rank that was killed is known at once, and nothing is waited for."""
+busy kubelet tells up to ten seconds later, and of each pod apart; a rank that was killed is known at once, and nothing
+is waited for."""
 NODE_SILENT_SECONDS = 40
 """A node is called lost when its kubelet has been silent for at least so long (kube-controller-manager's
 node-monitor-grace-period): so much of nodeLostSeconds is over by then."""
