@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from modelyard_operator.training.failing import SYMPTOM_PATIENCE_SECONDS
 from modelyard_operator.training.sync import sync
 from simulation import World, assert_golden
 from trainings_world import IMAGE, SURROUNDINGS, to_running, world
@@ -238,8 +239,8 @@ def test_an_echo_alone_waits_for_its_cause() -> None:
     to_running(w)
     w.pod("demo-1-0", phase="Failed", exit_code=1, message={"failure": {"message": "Connection closed by peer"}})
     plan = w.plan()
-    assert not plan.decided and plan.requeue_after and plan.requeue_after <= 6
-    w.wait(7)
+    assert not plan.decided and plan.requeue_after and plan.requeue_after <= SYMPTOM_PATIENCE_SECONDS
+    w.wait(SYMPTOM_PATIENCE_SECONDS + 1)
     assert w.plan().decided
 
 
