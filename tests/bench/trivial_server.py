@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 
+from modelyard_workloads.serve.__main__ import tune_interpreter
 from servers.inprocess import running
 from servers.rows import RowModel
 
 if __name__ == "__main__":
-    sys.setswitchinterval(0.0005)  # as in modelyard_workloads.serve.__main__
+    tune_interpreter()
     with running(RowModel()) as server:
         print(server.port, flush=True)
         signal.pause()

@@ -160,6 +160,24 @@ async def test_the_deadline_holds_while_the_model_computes(thread: InferenceThre
     assert monotonic() - started < 0.25
 
 
+async def test_each_deadline_holds_in_whatever_order_they_come(thread: InferenceThread) -> None:
+    model = RowModel()
+    model.gate.clear()
+    batcher = make(model, thread)
+    ended: list[float] = []
+
+    async def expire(seconds: float) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await ask(batcher, rows(1), seconds)
+        ended.append(seconds)
+
+    patient = asyncio.ensure_future(ask(batcher, rows(1)))
+    await asyncio.gather(*(expire(seconds) for seconds in (0.1, 0.3, 0.2, 0.0)))
+    model.gate.set()
+    await patient
+    assert ended == [0.0, 0.1, 0.2, 0.3]
+
+
 async def test_a_poisoned_request_fails_alone(thread: InferenceThread) -> None:
     model = RowModel()
     batcher = make(model, thread, max_rows=32, max_requests=32)

@@ -6,6 +6,7 @@ Exit codes: 0 after SIGTERM, 64 for a bad configuration, 65 when the model canno
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ EX_USAGE, EX_DATAERR = 64, 65
 # The inference thread needs the interpreter for microseconds between two kernels; with CPython's default of 5 ms it
 # would wait that long for an event loop that is busy with requests.
 _SWITCH_SECONDS = 0.0005
+_NEW_OBJECTS = 20_000  # before the cycle collector looks at them; its 700 are those of few concurrent requests
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class ModelServer:
                 outcome: Loaded | LoadFailure = load(self._config)
             except LoadFailure as failure:
                 outcome = failure
+            gc.freeze()  # torch alone has half a million objects: no collection needs to visit them again
             with suppress(RuntimeError):  # the loop is closed: the server was told to end meanwhile
                 loop.call_soon_threadsafe(self._loading_ended, outcome)
 
@@ -78,6 +81,12 @@ class ModelServer:
         log.info("ready after %.2f s: model '%s', %s", outcome.seconds, self._plane.name, model.digest)
 
 
+def tune_interpreter() -> None:
+    """Settings of this process for short pauses: see the constants."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.set_threshold(_NEW_OBJECTS)
+
+
 def main() -> int:
     """Configure, serve, and say why not when it fails."""
     tail = LogTail()
@@ -88,7 +97,7 @@ def main() -> int:
     )
     tail.setFormatter(logging.getLogger().handlers[0].formatter)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and end are in our own words
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    tune_interpreter()
     # One core is left to the event loop; what the pod's environment says already, stays.
     for name, value in openmp_environment(available_cores() - 1).items():
         os.environ.setdefault(name, value)

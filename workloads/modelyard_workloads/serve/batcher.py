@@ -29,6 +29,8 @@ from modelyard_workloads.serve.tensors import Array
 
 log = logging.getLogger(__name__)
 
+_TIMER_SLACK = 0.001  # seconds that an event loop's timer may be early
+
 Arrays = Mapping[str, Array]
 Predict = Callable[[Arrays], dict[str, Array]]
 
@@ -86,10 +88,13 @@ class _Item:
 
     __slots__ = ("arrays", "deadline", "enqueued", "future", "key", "rows")
 
-    def __init__(self, key: Hashable, rows: int, arrays: Arrays, future: asyncio.Future[dict[str, Array]]) -> None:
+    def __init__(
+        self, key: Hashable, rows: int, arrays: Arrays, deadline: float, future: asyncio.Future[dict[str, Array]]
+    ) -> None:
         self.key = key
         self.rows = rows
         self.arrays = arrays
+        self.deadline = deadline
         self.future = future
         self.enqueued = monotonic()
 
@@ -112,6 +117,10 @@ class Batcher:
         # By key, oldest first; a dict as an ordered set, so that leaving the queue is O(1) too.
         self._waiting: dict[Hashable, dict[_Item, None]] = {}
         self._depth = 0
+        # All that are waiting or being computed, and one timer for the earliest deadline: one for each costs more.
+        self._live: dict[_Item, None] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = 0.0
         self._busy = False
         self._kick: asyncio.Handle | None = None
         self._arriving: dict[object, float] = {}
@@ -156,16 +165,36 @@ class Batcher:
 
     async def _submit_one(self, arrays: Arrays, rows: int, key: Hashable, deadline: float) -> dict[str, Array]:
         future: asyncio.Future[dict[str, Array]] = self._loop.create_future()
-        item = _Item(key, rows, arrays, future)
+        item = _Item(key, rows, arrays, deadline, future)
         self._waiting.setdefault(key, {})[item] = None
         self._depth += 1
-        timer = self._loop.call_later(max(deadline - item.enqueued, 0), _expire, future)
+        self._live[item] = None
+        if self._expiry is None or deadline < self._expires_at:
+            self._expire_at(deadline, item.enqueued)
         self._schedule()
         try:
             return await future
         finally:
-            timer.cancel()
+            del self._live[item]
             self._leave(item)  # cancelled or expired while waiting
+
+    def _expire_at(self, deadline: float, now: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expires_at = deadline
+        self._expiry = self._loop.call_later(max(deadline - now, 0), self._expire)
+
+    def _expire(self) -> None:
+        """Drop what is past its deadline, and come again at the next one."""
+        self._expiry = None
+        now = monotonic()
+        due = now + _TIMER_SLACK
+        for item in self._live:
+            if item.deadline <= due and not item.future.done():
+                message = "no answer within the request's time; the request was dropped"
+                item.future.set_exception(DeadlineExceeded(message))
+        if ahead := [item.deadline for item in self._live if item.deadline > due]:
+            self._expire_at(min(ahead), now)
 
     def _leave(self, item: _Item) -> None:
         lane = self._waiting.get(item.key)
@@ -265,11 +294,6 @@ class Batcher:
         waits = [started - item.enqueued for item in batch]
         self._observer.batch(len(batch), sum(item.rows for item in batch), waits, seconds)
         self._schedule()
-
-
-def _expire(future: asyncio.Future[dict[str, Array]]) -> None:
-    if not future.done():
-        future.set_exception(DeadlineExceeded("no answer within the request's time; the request was dropped"))
 
 
 def _as_answer(error: Exception) -> Exception:

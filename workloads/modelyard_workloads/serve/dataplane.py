@@ -103,6 +103,7 @@ class DataPlane:
         self.statistics = Statistics()
         self.draining = False
         self._loaded: LoadedModel | None = None
+        self._reads_files: ReadsFiles | None = None
         self._decoding = asyncio.Semaphore(1)
 
     @property
@@ -114,6 +115,7 @@ class DataPlane:
     def loaded(self, model: LoadedModel) -> None:
         """From now on the model answers."""
         self._loaded = model
+        self._reads_files = model.runtime if isinstance(model.runtime, ReadsFiles) else None  # slow to ask, so once
         self.state = "READY"
 
     def failed(self) -> None:
@@ -157,9 +159,10 @@ class DataPlane:
 
     async def _decoded(self, runtime: Runtime, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The inputs, those that came as files decoded, one request at a time, off the event loop."""
-        if not isinstance(runtime, ReadsFiles):
+        files = self._reads_files
+        if files is None or all(tensor.datatype != "BYTES" for tensor in inputs):
             return inputs
-        specs = {spec.name: spec for spec in runtime.inputs if spec.name in runtime.decoders}
+        specs = {spec.name: spec for spec in runtime.inputs if spec.name in files.decoders}
         decoded = []
         for tensor in inputs:
             spec = specs.get(tensor.name)
@@ -167,7 +170,7 @@ class DataPlane:
                 decoded.append(tensor)
                 continue
             async with self._decoding:
-                decoder = runtime.decoders[spec.name]
+                decoder = files.decoders[spec.name]
                 decoded.append(await asyncio.to_thread(_decode_elements, tensor, spec, decoder))
         return decoded
 

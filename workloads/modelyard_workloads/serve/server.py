@@ -65,7 +65,9 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(400, "the request is not HTTP/1.1")
             return
-        if self._in_head:
+        if self._in_head:  # still: a head that comes in one piece needs no timer
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_too_slow)
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431, f"the request's headers have more than {_MAX_HEAD_BYTES} bytes")
@@ -89,7 +91,6 @@ class GuardedProtocol(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
-        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_too_slow)
 
     def on_headers_complete(self) -> None:
         """The head is there."""

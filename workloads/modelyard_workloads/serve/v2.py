@@ -21,11 +21,12 @@ from starlette.routing import Route
 from modelyard_workloads.serve import v2_codec
 from modelyard_workloads.serve.dataplane import DataPlane, InferRequest, InferResponse
 from modelyard_workloads.serve.errors import InvalidInput
-from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, unless_gone
+from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, header_values, unless_gone
 from modelyard_workloads.serve.tensors import Tensor, TensorSpec
 
 EXTENSIONS = ["binary_tensor_data", "classification", "statistics"]
 JSON_SIZE_HEADER = "Inference-Header-Content-Length"
+_JSON_SIZE = JSON_SIZE_HEADER.lower()
 NAME = "modelyard"
 PLATFORM = "modelyard_safetensors"
 
@@ -137,7 +138,7 @@ class V2Adapter:
         deadline = monotonic() + self._seconds
         name, model_version = _names(request)
         self._plane.model(name, model_version)  # before the body is read: no upload to learn that there is no model
-        headers = request.headers
+        headers = header_values(request.scope)
         arrivals: list[Callable[[], None]] = []
         try:
             with self._bodies.open() as intake:
@@ -147,7 +148,7 @@ class V2Adapter:
                     lambda: arrivals.append(self._plane.announce(name, model_version)),
                     self._seconds,
                 )
-                decoded = v2_codec.decode(body, headers.get(JSON_SIZE_HEADER))
+                decoded = v2_codec.decode(body, headers.get(_JSON_SIZE))
                 if decoded.timeout is not None:
                     deadline = min(deadline, monotonic() + decoded.timeout)
                 query = InferRequest(

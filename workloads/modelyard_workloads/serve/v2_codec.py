@@ -78,8 +78,9 @@ def _json_size(body_size: int, header_length: str | None) -> int:
 
 def load_json(text: bytes) -> Any:
     """Parse JSON whose cost in memory is bounded. Raises InvalidInput."""
-    if text.count(b"[") + text.count(b"{") + text.count(b'"') // 2 > _MAX_CONTAINERS_AND_STRINGS or (
-        text.count(b",") > _MAX_VALUES
+    if len(text) > _MAX_CONTAINERS_AND_STRINGS and (  # a shorter one cannot have as many
+        text.count(b"[") + text.count(b"{") + text.count(b'"') // 2 > _MAX_CONTAINERS_AND_STRINGS
+        or text.count(b",") > _MAX_VALUES
     ):
         raise InvalidInput("the JSON has too many values; send large tensors as binary data")
     try:
@@ -116,7 +117,9 @@ def _decode_input(raw: dict[str, Any], body: memoryview, position: int) -> tuple
         raise InvalidInput(f"inputs: name must be a string, got {shown(name)}")
     datatype = tensors.parse_datatype(name, raw.get("datatype"))
     shape = tensors.parse_shape(name, raw.get("shape"))
-    parameters = _object(f"parameters of input {shown(name)}", raw.get("parameters", {}))
+    parameters = raw.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidInput(f"parameters of input {shown(name)} must be an object, got {shown(parameters)}")
     refuse_shared_memory(name, parameters)
     size = parameters.get("binary_data_size")
     if size is None:
