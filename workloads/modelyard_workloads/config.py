@@ -22,7 +22,7 @@ from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.parameters import PARAMETERS, Parameters, Section
 
 VARIABLE = "MODELYARD_CONFIG"
-PRIVATE_TASKS = ("image-classification", "recommendation")  # those whose trainers know DP-SGD
+PRIVATE_TASKS = ("image-classification", "recommendation", "text-classification")  # those whose trainers know DP-SGD
 
 
 class TrainingIdentity(Section):

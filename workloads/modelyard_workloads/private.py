@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sized
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -119,10 +120,12 @@ class PrivateBackward:
 
 
 def count_samples(batch: Any) -> int:
-    """The samples of a batch: the size of dimension 0 of its first tensor."""
+    """The samples of a batch: what it says itself, else the size of dimension 0 of its first tensor."""
     if isinstance(batch, Tensor):
         return len(batch)
     if is_dataclass(batch):
+        if isinstance(batch, Sized):
+            return len(batch)
         return count_samples(getattr(batch, fields(batch)[0].name))
     return count_samples(next(iter(batch.values() if isinstance(batch, dict) else batch)))
 

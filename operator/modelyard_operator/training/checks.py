@@ -65,7 +65,7 @@ def _reserved_env_issues(trainer: Trainer, path: str) -> Iterator[Issue]:
 def _privacy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
     if spec.privacy and spec.privacy.differential_privacy and spec.trainer.builtin not in PRIVATE_BUILTINS:
         trainer = spec.trainer.builtin or "your own image"
-        message = f"{trainer} cannot be trained privately by us; {' and '.join(PRIVATE_BUILTINS)} can"
+        message = f"{trainer} cannot be trained privately by us; {', '.join(PRIVATE_BUILTINS)} can"
         yield Issue("spec.privacy.differentialPrivacy", message)
 
 

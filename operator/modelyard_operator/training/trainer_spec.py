@@ -30,7 +30,7 @@ SUPPORTED_BUILTINS = (
     "text-classification",
     "token-classification",
 )
-PRIVATE_BUILTINS = ("image-classification", "recommendation")
+PRIVATE_BUILTINS = ("image-classification", "recommendation", "text-classification")
 """Those that know differential privacy."""
 
 RESERVED_ENV_PREFIXES = ("MODELYARD_", "KUBEFLOW_TRAINER_")

@@ -17,6 +17,8 @@ from modelyard_workloads.data import clicks
 from modelyard_workloads.data.order import PoissonOrder, Shard
 from modelyard_workloads.distributed import RankInfo, Ranks
 from modelyard_workloads.exits import ConfigError
+from modelyard_workloads.models.bert import BertClassifier, BertConfig, pack_rows
+from modelyard_workloads.models.bert_private import PrivateBertClassifier
 from modelyard_workloads.private import PrivateBackward
 from modelyard_workloads.serve.config import ValidationSection
 from modelyard_workloads.serve.golden import check_golden
@@ -49,10 +51,32 @@ IMAGES: dict[str, Any] = {
     "dataset": {"uri": "example://digits"},
     "parameters": {"architecture": "resnet10", "imageSize": 8, "batchSize": 32, "maxSteps": 3, "smallInputStem": True},
 }
+TEXTS: dict[str, Any] = {
+    "task": "text-classification",
+    "privacy": {"differentialPrivacy": {"epsilon": 8.0, "delta": 1e-5}},
+    "dataset": {"uri": "example://python-areas"},
+    "parameters": {
+        "architecture": "tiny",
+        "sequenceLength": 24,
+        "dropout": 0,
+        "tokenizer": "",  # the fixture's
+        "learningRate": 1e-3,
+        "batchSize": 32,
+        "maxSteps": 3,
+    },
+}
+ALL = pytest.mark.parametrize(
+    "raw", [RECOMMENDER, IMAGES, TEXTS], ids=["recommendation", "image-classification", "text-classification"]
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    vocabulary = tmp_path_factory.mktemp("tokenizer") / "vocab.txt"
+    words = ["the", "a", "of", "to", "is", "it", "this", "return", "value", "object", "string", "file", "name"]
+    letters = [f"{prefix}{chr(code)}" for prefix in ("", "##") for code in range(ord("a"), ord("z") + 1)]
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters]) + "\n")
+    TEXTS["parameters"]["tokenizer"] = vocabulary.as_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -74,7 +98,7 @@ def private(raw: dict[str, Any], steps: int) -> tuple[Any, Any, torch.nn.Module,
     return task, data, backward.wrap(model), backward
 
 
-@pytest.mark.parametrize("raw", [RECOMMENDER, IMAGES], ids=["recommendation", "image-classification"])
+@ALL
 # the reference differentiates one sample at a time, through the same hooks
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("parts", [1, 3])
@@ -115,7 +139,7 @@ def test_the_noise_is_as_large_as_accounted_and_never_the_same() -> None:
     assert float(difference.std()) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("raw", [RECOMMENDER, IMAGES], ids=["recommendation", "image-classification"])
+@ALL
 def test_a_training_stays_within_its_budget_says_so_and_is_served(tmp_path: Path, raw: dict[str, Any]) -> None:
     ended = run(tmp_path, raw)
     assert ended is not None
@@ -126,11 +150,33 @@ def test_a_training_stays_within_its_budget_says_so_and_is_served(tmp_path: Path
         recorded = artifact.manifest.training.metrics
         assert float(recorded["epsilon"]) == pytest.approx(ended.metric("epsilon"))
         accountant = RDPAccountant()
-        count = 120_000 if raw is RECOMMENDER else 1437
+        count = {"recommendation": 120_000, "image-classification": 1437}.get(raw["task"]) or text_count(tmp_path)
         steps = raw["parameters"]["maxSteps"]
         accountant.history = [(float(recorded["noiseMultiplier"]), raw["parameters"]["batchSize"] / count, steps)]
         assert accountant.get_epsilon(budget["delta"]) == pytest.approx(ended.metric("epsilon"), rel=1e-3)
         assert check_golden(build_runtime(artifact), artifact.manifest.golden, ValidationSection()) < 1e-4
+
+
+def text_count(output: Path) -> int:
+    """The texts that a training learned from, by what it prepared."""
+    (starts,) = output.glob("cache/*/train.starts.npy")
+    return len(np.load(starts)) - 1
+
+
+def test_golden_texts_are_made_up(tmp_path: Path) -> None:
+    ended = run(tmp_path, TEXTS)
+    assert ended is not None
+    (golden,) = ended.artifacts["final"].manifest.golden
+    assert golden.inputs[0].data[0] == "one text"
+
+
+def test_rows_side_by_side_are_classified_as_packed_ones() -> None:
+    config = BertConfig(vocabulary=64, context=16, layers=2, width=32, heads=2, inner=64, dropout=0)
+    torch.manual_seed(0)
+    packed, private = BertClassifier(config, 3).eval(), PrivateBertClassifier(config, 3).eval()
+    private.load_state_dict(packed.state_dict())
+    rows = pack_rows([np.arange(5, 5 + n) for n in (9, 3, 16)], [np.array([0] * 2 + [1] * (n - 2)) for n in (9, 3, 16)])
+    torch.testing.assert_close(private(rows), packed(rows), rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_of_the_data_is_published_beside_the_weights(tmp_path: Path) -> None:
@@ -221,6 +267,18 @@ def test_what_cannot_be_private_is_refused(
     budget = {"differentialPrivacy": {**BUDGET["differentialPrivacy"], **change}}
     with pytest.raises(ConfigError, match=says):
         run(tmp_path, {**with_parameters(RECOMMENDER, **parameters), "privacy": budget})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"tokenizer": ""}, "parameters.tokenizer: a tokenizer trained on private texts publishes their words"),
+        ({"architecture": "base"}, r"parameters.batchSize: .* at most 6 fit: write accumulationSteps: 6"),
+    ],
+)
+def test_what_texts_cannot_keep_private_is_refused(tmp_path: Path, parameters: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(tmp_path, with_parameters(TEXTS, **parameters))
 
 
 def test_architectures_that_mix_samples_are_refused(tmp_path: Path) -> None:

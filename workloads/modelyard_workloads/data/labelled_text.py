@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modelyard_workloads.data.order import DataOrder, Shard
+from modelyard_workloads.data.order import DataOrder, Order, Shard
 from modelyard_workloads.data.sources import SourceFile
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.models.bert import PackedRows, pack_rows
@@ -100,7 +100,10 @@ class ExampleBatch:
     rows: PackedRows
     indices: tuple[int, ...]  # of the rows, among the examples
     targets: Tensor  # what the task makes of them; for each row or for each token
-    total: int  # rows, or tokens with a target, in the global batch
+    total: int  # rows, or tokens with a target, in the global batch; with privacy as many as there are on average
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
     def parts(self, count: int) -> Sequence[ExampleBatch]:
         """The batch in `count` parts; see backward.Divisible."""
@@ -131,23 +134,24 @@ class ExampleBatches:
         self._target = target
         self._shard = shard
         self._device = device
-        self._order = DataOrder(count=len(examples), batch_size=batch_size, seed=seed)
-        self.steps_per_epoch = self._order.steps_per_epoch
+        self._batch_size = batch_size
+        self.order: Order = DataOrder(count=len(examples), batch_size=batch_size, seed=seed)
+        self.steps_per_epoch = self.order.steps_per_epoch
 
     def __next__(self) -> ExampleBatch:
         """The next batch."""
-        draw = next(self._order)
+        draw = next(self.order)
         counts = self._examples.targets.get("counts")
-        total = len(draw.indices) if counts is None else int(counts[draw.indices.numpy()].sum())
+        total = self._batch_size if counts is None else int(counts[draw.indices.numpy()].sum())
         return example_batch(self._examples, self._target, self._shard.take(draw.indices).tolist(), total, self._device)
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data."""
-        return self._order.state_dict()
+        return self.order.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on at a saved position."""
-        self._order.load_state_dict(state)
+        self.order.load_state_dict(state)
 
 
 def example_batch(

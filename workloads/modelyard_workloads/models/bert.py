@@ -120,13 +120,13 @@ class Attention(nn.Module):
         super().__init__()
         self.project = nn.Linear(config.width, 3 * config.width)  # query, key, value
         self.merge = nn.Linear(config.width, config.width)
-        self._heads = config.heads
-        self._dropout = config.attention_dropout
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
 
     def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         """Project, attend within each row, merge the heads."""
-        qkv = self.project(x).view(len(x), 3, self._heads, -1)  # (T, 3, H, D)
-        dropout = self._dropout if self.training else 0.0
+        qkv = self.project(x).view(len(x), 3, self.heads, -1)  # (T, 3, H, D)
+        dropout = self.dropout if self.training else 0.0
         if qkv.is_cuda and qkv.dtype in _HALF and not dropout:
             merged = _attend_varlen(qkv, rows)
         else:

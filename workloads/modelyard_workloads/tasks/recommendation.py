@@ -33,6 +33,7 @@ from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.models.recommender import Recommender, RecommenderArchitecture
 from modelyard_workloads.optimizer import build_optimizer
 from modelyard_workloads.parameters.recommendation import RecommendationParameters
+from modelyard_workloads.per_sample import too_large
 from modelyard_workloads.ranking import ranking_metrics, ranking_sums
 from modelyard_workloads.tables import Ftrl, JointOptimizer, RowwiseAdagrad, TableRule, TrainedTable
 from modelyard_workloads.tasks.base import Objective
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 _EVALUATION_BATCH = 8192
-_PRIVATE_BYTES = 2 << 30  # of gradients for each sample
 
 
 class RecommendationTask:
@@ -182,15 +182,15 @@ def _privacy_issues(parameters: RecommendationParameters) -> list[Issue]:
             message = "standardise publishes the column's mean and deviation, which privacy does not cover; write log"
             issues.append(Issue(f"parameters.numeric.{name}", f"{message} or none"))
     rows = Features.of(parameters).wide_rows * (parameters.embedding_dimension + 1)
-    part = -(-parameters.batch_size // parameters.accumulation_steps)
-    if part * rows * 4 > _PRIVATE_BYTES:
-        fits = max(1, _PRIVATE_BYTES // (rows * 4))
-        parts = -(-parameters.batch_size // fits)
-        message = (
-            f"with privacy every sample has a gradient for every bucket: {part * rows * 4 / 2**30:.1f} GiB for {part}"
-            f" samples; at most {fits} fit: write accumulationSteps: {parts} (or more), or use fewer buckets"
-        )
-        issues.append(Issue("parameters.categorical", message))
+    memory = too_large(
+        rows,
+        batch_size=parameters.batch_size,
+        accumulation_steps=parameters.accumulation_steps,
+        gradient_for="bucket",
+        instead="use fewer buckets",
+    )
+    if memory:
+        issues.append(Issue("parameters.categorical", memory))
     return issues
 
 

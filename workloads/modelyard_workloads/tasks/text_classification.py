@@ -15,9 +15,12 @@ from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.classified_text import LABELS, ClassifiedTexts
 from modelyard_workloads.data.labelled_text import ExampleBatch
 from modelyard_workloads.data.sources import Source
+from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.models.bert import BertClassifier, BertConfig
 from modelyard_workloads.models.bert_huggingface import WEIGHTS, Head
+from modelyard_workloads.models.bert_private import PrivateBertClassifier
 from modelyard_workloads.parameters.text import TextClassificationParameters
+from modelyard_workloads.per_sample import too_large
 from modelyard_workloads.tasks.base import Objective
 from modelyard_workloads.tasks.bert_answers import load_classifier
 from modelyard_workloads.tasks.bert_inference import golden_answers
@@ -25,6 +28,7 @@ from modelyard_workloads.tasks.bert_start import architecture_of, write_model
 from modelyard_workloads.tasks.bert_tuning import BertTuningTask
 
 _GOLDEN_SAMPLES = 4
+_MADE_UP = ("one text", "another text", "a third one, which is longer", "what is this?")
 
 
 class TextClassificationTask(BertTuningTask):
@@ -34,6 +38,14 @@ class TextClassificationTask(BertTuningTask):
     head: ClassVar[Head] = "BertForSequenceClassification"
     target: ClassVar[str] = "label"
     parameters: TextClassificationParameters
+
+    def __init__(self, config: TrainingConfig) -> None:
+        """Raises ConfigError where privacy asks for what the parameters do not give."""
+        super().__init__(config)
+        self._private = config.private is not None
+        if self._private and not config.model.uri and not self.parameters.tokenizer:
+            message = "a tokenizer trained on private texts publishes their words; name one, or begin with a model.uri"
+            raise ConfigError([Issue("parameters.tokenizer", message)])
 
     def labelled_texts(self, source: Source) -> ClassifiedTexts:
         """The rows of tables."""
@@ -46,8 +58,22 @@ class TextClassificationTask(BertTuningTask):
         return found
 
     def network(self, config: BertConfig) -> BertClassifier:
-        """The encoder and a linear layer on the first token's vector."""
-        return BertClassifier(config, len(self.labels))
+        """The encoder and a linear layer on the first token's vector. Raises ConfigError where privacy takes more
+        memory than there is.
+        """
+        if not self._private:
+            return BertClassifier(config, len(self.labels))
+        model = PrivateBertClassifier(config, len(self.labels))
+        message = too_large(
+            sum(parameter.numel() for parameter in model.parameters()),
+            batch_size=self.parameters.batch_size,
+            accumulation_steps=self.parameters.accumulation_steps,
+            gradient_for="weight",
+            instead="use a smaller architecture",
+        )
+        if message:
+            raise ConfigError([Issue("parameters.batchSize", message)])
+        return model
 
     def loss(self, model: nn.Module, batch: ExampleBatch) -> Tensor:
         """Mean cross-entropy of the global batch."""
@@ -86,7 +112,8 @@ class TextClassificationTask(BertTuningTask):
         labels, length = self.labels, self.parameters.sequence_length
         write_model(directory, self.bert, self.head, weights, self.tokenizer, labels)
         served = load_classifier(directory, length, pairs=bool(self.parameters.second_text_column))
-        texts = self.sample_texts(_GOLDEN_SAMPLES)
+        # Golden answers are published: with privacy they must not be those of real texts.
+        texts = list(_MADE_UP) if self._private else self.sample_texts(_GOLDEN_SAMPLES)
         golden = golden_answers(served, {spec.name: texts for spec in served.inputs})
         return Description(
             task="text-classification",
