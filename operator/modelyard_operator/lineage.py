@@ -55,4 +55,6 @@ def resolve_artifact(
         )
     known_fields = {key: found.get(key) for key in ("step", "uri", "digest", "sizeBytes", "task")}
     told_fields = {key: value for key, value in known_fields.items() if value is not None}
+    if secret := ((training.get("spec") or {}).get("output") or {}).get("secretRef"):
+        told_fields["secretRef"] = secret
     return {"source": f"training/{name}", "artifact": artifact, **told_fields}

@@ -44,5 +44,7 @@ class ResolvedModel(Model):
     """The sha256 of its manifest."""
     size_bytes: int | None = None
     """Its size."""
+    secret_ref: str | None = None
+    """The Secret of the training's output, where that is on an object store."""
     task: str | None = None
     """What it is for."""

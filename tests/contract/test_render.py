@@ -95,6 +95,18 @@ def test_the_server_accepts_its_config() -> None:
     assert config.model.digest == MODEL["digest"]
 
 
+def test_an_output_on_an_object_store_has_space_of_the_pods_own_and_credentials() -> None:
+    body = training(trainer=BUILTIN, output={"uri": "s3://bucket/runs/a/", "secretRef": "keys", "size": "5Gi"})
+    assert make_output_claim(body, parse_training(body)) is None
+    pod = pod_of(body)
+    container = pod["spec"]["containers"][0]
+    output = next(v for v in pod["spec"]["volumes"] if v["name"] == "output")
+    assert output["emptyDir"] == {"sizeLimit": "5Gi"}
+    assert container["envFrom"] == [{"prefix": "MODELYARD_OUTPUT_", "secretRef": {"name": "keys"}}]
+    config = json.loads(next(e["value"] for e in container["env"] if e["name"] == "MODELYARD_CONFIG"))
+    assert config["output"] == {"path": "/modelyard/output", "uri": "s3://bucket/runs/a"}
+
+
 def test_only_rank_0_mounts_the_output() -> None:
     body = training(trainer={**BUILTIN, "numNodes": 2})
     mounts = [{v["name"] for v in pod_of(body, rank)["spec"]["volumes"]} for rank in (0, 1)]

@@ -38,8 +38,8 @@ from modelyard_workloads.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
-_PREFIX = "step-"
+MANIFEST = "manifest.json"
+STEP_PREFIX = "step-"
 _READERS = 4  # files that are read and hashed at once
 
 
@@ -87,7 +87,7 @@ class CheckpointStore:
         untouched.
         """
         self._fence.check()
-        final = self._root / f"{_PREFIX}{step:010d}"
+        final = self._root / f"{STEP_PREFIX}{step:010d}"
         temporary = make_temporary_directory(self._root, f"{final.name}-{os.getpid()}")
         try:
             entries = []
@@ -97,7 +97,7 @@ class CheckpointStore:
             now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             body = {"schemaVersion": 1, "step": step, "run": asdict(self._run), "createdAt": now, "files": entries}
             manifest = {"body": body, "sha256": hashlib.sha256(canonical_json(body)).hexdigest()}
-            write_file(temporary / _MANIFEST, canonical_json(manifest))
+            write_file(temporary / MANIFEST, canonical_json(manifest))
             self._fence.check()  # writing may have taken minutes
             if final.exists():
                 self._quarantine(final, "replaced")
@@ -140,18 +140,27 @@ class CheckpointStore:
 
     def _steps(self) -> list[Path]:
         """Complete checkpoints, newest first."""
-        return sorted((p for p in self._root.glob(f"{_PREFIX}*") if p.is_dir()), reverse=True)
+        return sorted((p for p in self._root.glob(f"{STEP_PREFIX}*") if p.is_dir()), reverse=True)
 
     def _read_manifest(self, path: Path) -> dict[str, Any]:
         try:
-            manifest = json.loads((path / _MANIFEST).read_bytes())
+            content = (path / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{MANIFEST} is not there") from None
+        return self.parse_manifest(path.name, content)
+
+    @staticmethod
+    def parse_manifest(name: str, content: bytes) -> dict[str, Any]:
+        """The body of a manifest, of the checkpoint of that name. Raises DamagedCheckpoint."""
+        try:
+            manifest = json.loads(content)
             body = manifest["body"]
             if hashlib.sha256(canonical_json(body)).hexdigest() != manifest["sha256"]:
-                raise DamagedCheckpoint(f"{_MANIFEST} has a wrong hash")
-            if path.name != f"{_PREFIX}{body['step']:010d}":
-                raise DamagedCheckpoint(f"{_MANIFEST} is that of step {body['step']}")
+                raise DamagedCheckpoint(f"{MANIFEST} has a wrong hash")
+            if name != f"{STEP_PREFIX}{body['step']:010d}":
+                raise DamagedCheckpoint(f"{MANIFEST} is that of step {body['step']}")
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedCheckpoint(f"{_MANIFEST} cannot be understood: {error}") from None
+            raise DamagedCheckpoint(f"{MANIFEST} cannot be understood: {error}") from None
         return dict(body)
 
     def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -92,6 +92,7 @@ class Fence:
 
     def __init__(self, output: Path, attempt: int, uid: str) -> None:
         self._path = output / "fence.json"
+        self.place = str(output)
         self._attempt = attempt
         self._mine = {"attempt": attempt, "uid": uid}
 
@@ -101,24 +102,32 @@ class Fence:
         if current is not None and current.get("uid") == self._mine["uid"]:
             attempt = current.get("attempt")
             if isinstance(attempt, int) and attempt > self._attempt:
-                raise Fenced(
-                    f"attempt {self._attempt} may not write to {self._path.parent}: attempt {attempt} was here"
-                )
+                raise Fenced(f"attempt {self._attempt} may not write to {self.place}: attempt {attempt} was here")
         if current != self._mine:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._path, canonical_json(self._mine))
+            self._replace(canonical_json(self._mine))
 
     def check(self) -> None:
         """Raise Fenced unless this process still owns the output."""
         current = self._read()
         if current != self._mine:
-            raise Fenced(f"{self._path} is owned by {current}, this process is {self._mine}: nothing more is written")
+            raise Fenced(f"{self.place} is owned by {current}, this process is {self._mine}: nothing more is written")
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            content = json.loads(self._path.read_bytes())
-        except FileNotFoundError:
+        content = self._load()
+        if content is None:
             return None
+        try:
+            fence = json.loads(content)
         except ValueError:
             return {}  # unreadable: not ours, and acquire() may replace it
-        return content if isinstance(content, dict) else {}
+        return fence if isinstance(fence, dict) else {}
+
+    def _load(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _replace(self, content: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self._path, content)

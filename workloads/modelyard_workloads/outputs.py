@@ -22,12 +22,14 @@ from modelyard_workloads.artifact import Description, TrainingOrigin, write_arti
 from modelyard_workloads.checkpoint import CheckpointStore, Run
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.curves import Curves
+from modelyard_workloads.data.failures import blamed, is_denied
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.durable import Fence, canonical_json
 from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.highwater import HighWater
 from modelyard_workloads.metrics import Reporter
+from modelyard_workloads.object_store import TENSORBOARD, RemoteCheckpoints, RemoteFence, is_remote, open_remote
 from modelyard_workloads.saver import Saver
 from modelyard_workloads.snapshot import decode
 from modelyard_workloads.tasks.base import Task
@@ -46,36 +48,32 @@ class Published:
 
 
 class Outputs:
-    """The output volume as all ranks see it: every method but `due` is a collective call."""
+    """The output, a volume or an object store, as all ranks see it: every method but `due` is a collective call."""
 
     def __init__(self, config: TrainingConfig, ranks: Ranks, reporter: Reporter) -> None:
         """Rank 0 takes the output over. Raises Fenced when a later attempt has it, PodError when it cannot be
-        written.
+        written, DataError when it never will be.
         """
         self._config = config
         self._ranks = ranks
         self._reporter = reporter
         self._saved_at = time.monotonic()
-        self._store: CheckpointStore | None = None
+        self._store: CheckpointStore | None = None  # rank 0's
         self._saver: Saver | None = None
         self.highwater: HighWater | None = None
         if ranks.is_main:
             output, identity = config.output, config.training
-            self._fence = Fence(output.path, config.attempt, identity.uid)
-            self._store = CheckpointStore(
-                output.path / "checkpoints",
-                uri=output.uri,
-                keep_last=config.checkpoint.keep_last,
-                fence=self._fence,
-                run=Run(fingerprint=fingerprint(config), uid=identity.uid),
-            )
             try:
+                self._store, self._fence = _open_store(config)
                 self._fence.acquire()
                 self._store.prepare()
                 self._saver = Saver(self._store, reporter)
                 self.highwater = HighWater(output.path, identity.uid)
             except OSError as error:
-                raise PodError(f"the output {output.path} cannot be written: {error}") from None
+                if is_remote(output.uri) and (is_denied(error) or isinstance(error, FileNotFoundError)):
+                    with blamed("output", output.uri):  # another try makes it no better
+                        raise
+                raise PodError(f"the output {output.uri or output.path} cannot be written: {error}") from None
 
     def resume(self) -> dict[str, Any] | None:
         """The state to go on from, the same on all ranks, or None. Raises DataError when one is required and there is
@@ -101,7 +99,7 @@ class Outputs:
         """Rank 0's curves for TensorBoard, from this step on."""
         if not self._ranks.is_main:
             return None
-        return Curves(self._config.output.path / "tensorboard", resumed_step)
+        return Curves(self._config.output.path / TENSORBOARD, resumed_step)
 
     def due(self, step: int, *, ended: bool) -> bool:
         """Rank 0's opinion: is it time for a checkpoint? One is also made at the end, so that publishing can be
@@ -144,6 +142,8 @@ class Outputs:
             for candidate in candidates:
                 entries += self._publish(task, candidate)
                 moved()
+            if isinstance(self._store, RemoteCheckpoints):
+                self._store.push_beside()
         self._ranks.barrier()
         return entries
 
@@ -165,6 +165,8 @@ class Outputs:
 
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         artifact = write_artifact(output.path / "artifacts", fill, origin, now)
+        if isinstance(self._store, RemoteCheckpoints):
+            self._store.push_artifact(artifact.path)
         base = output.uri or output.path.as_uri()
         entry = {
             "step": candidate.step,
@@ -177,6 +179,20 @@ class Outputs:
             "createdAt": now,
         }
         return [{"name": name, **entry} for name in candidate.names]
+
+
+def _open_store(config: TrainingConfig) -> tuple[CheckpointStore, Fence]:
+    """The checkpoints on the volume or on the object store. Raises DataError for credentials that cannot be used."""
+    output, identity = config.output, config.training
+    run = Run(fingerprint=fingerprint(config), uid=identity.uid)
+    settings: dict[str, Any] = {"uri": output.uri, "keep_last": config.checkpoint.keep_last, "run": run}
+    directory = output.path / "checkpoints"
+    if not is_remote(output.uri):
+        fence = Fence(output.path, config.attempt, identity.uid)
+        return CheckpointStore(directory, fence=fence, **settings), fence
+    remote = open_remote(output.uri)
+    fence = RemoteFence(remote, config.attempt, identity.uid)
+    return RemoteCheckpoints(directory, remote, fence=fence, **settings), fence
 
 
 def fingerprint(config: TrainingConfig) -> str:

@@ -56,8 +56,8 @@ def fetch_container(spec: ModelServiceSpec, model: Object, image: str) -> Object
         "securityContext": container_security_context(read_only_root=True),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "model", "mountPath": MODEL_PATH}],
     }
-    if spec.model.secret_ref:
-        container["envFrom"] = [{"prefix": CREDENTIALS_PREFIX, "secretRef": {"name": spec.model.secret_ref}}]
+    if secret := spec.model.secret_ref or model.get("secretRef"):
+        container["envFrom"] = [{"prefix": CREDENTIALS_PREFIX, "secretRef": {"name": secret}}]
     return container
 
 

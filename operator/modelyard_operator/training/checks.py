@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DATASET_SCHEMES = ("example", "pvc", "s3", "gs", "https", "hf")
 MODEL_SCHEMES = ("training", "pvc", "s3", "gs", "https", "hf")
-OUTPUT_SCHEMES = ("pvc",)
+OUTPUT_SCHEMES = ("pvc", "s3", "gs")
 
 
 def check(spec: ModelTrainingSpec) -> Iterator[Issue]:
@@ -75,15 +75,19 @@ def _data_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
     for source, path in ((spec.dataset, "spec.dataset"), (spec.model, "spec.model")):
         if source.secret_ref and not source.uri:
             yield Issue(f"{path}.secretRef", "there is no uri that it could be for; write uri, or remove it")
-    yield from _scheme_issues(spec.output.uri, OUTPUT_SCHEMES, "spec.output.uri")
+    yield from _output_issues(spec)
+
+
+def _output_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    remote = bool(spec.output.uri) and parse_uri(spec.output.uri).scheme != "pvc"
+    if remote and not spec.trainer.builtin:
+        message = "only the builtin trainers write to an object store; name a claim, or let your own image write there"
+        yield Issue("spec.output.uri", message)
+    if spec.output.secret_ref and not remote:
+        yield Issue("spec.output.secretRef", "is for an object store; write its uri, or remove it")
     if spec.output.uri and spec.output.storage_class_name is not None:
         message = "is for the claim that the operator makes; remove it or remove uri"
         yield Issue("spec.output.storageClassName", message)
-
-
-def _scheme_issues(uri: str, supported: tuple[str, ...], path: str) -> Iterator[Issue]:
-    if uri and (scheme := parse_uri(uri).scheme) not in supported:
-        yield Issue(path, f"{scheme}:// is not supported yet; write {forms(supported)}")
 
 
 def _policy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:

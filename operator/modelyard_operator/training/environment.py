@@ -52,8 +52,24 @@ def claim_location(uri: str) -> Location | None:
     return Location(claim, path.strip("/"))
 
 
-def output_location(training: Object, spec: ModelTrainingSpec) -> Location:
-    return claim_location(spec.output.uri) or Location(output_claim_name(training["metadata"]["name"]), "")
+def output_location(training: Object, spec: ModelTrainingSpec) -> Location | None:
+    """Where on a claim the output is; None for an object store."""
+    if not spec.output.uri:
+        return Location(output_claim_name(training["metadata"]["name"]), "")
+    return claim_location(spec.output.uri)
+
+
+def output_path(training: Object, spec: ModelTrainingSpec) -> str:
+    """The directory in the pod of rank 0."""
+    location = output_location(training, spec)
+    return location.under(OUTPUT_PATH) if location else OUTPUT_PATH
+
+
+def _output_uri(training: Object, spec: ModelTrainingSpec) -> str:
+    location = output_location(training, spec)
+    if location is None:
+        return spec.output.uri.rstrip("/")
+    return f"pvc://{location.claim}" + (f"/{location.path}" if location.path else "")
 
 
 def initial_uri(training: Object, spec: ModelTrainingSpec) -> str:
@@ -85,7 +101,7 @@ def environment(
         "MODELYARD_NAMESPACE": meta["namespace"],
         "MODELYARD_ATTEMPT": str(attempt),
         "MODELYARD_GRACE_SECONDS": str(spec.run_policy.termination_grace_period_seconds),
-        "MODELYARD_OUTPUT": output_location(training, spec).under(OUTPUT_PATH),
+        "MODELYARD_OUTPUT": output_path(training, spec),
     }
     if spec.run_policy.progress_deadline_seconds is not None:
         values["MODELYARD_PROGRESS_DEADLINE_SECONDS"] = str(spec.run_policy.progress_deadline_seconds)
@@ -113,7 +129,6 @@ def environment(
 def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> Object:
     """The MODELYARD_CONFIG of a bundled trainer (`modelyard_workloads.config`)."""
     meta = training["metadata"]
-    output = output_location(training, spec)
     return {
         "task": spec.trainer.builtin,
         "parameters": spec.trainer.parameters,
@@ -127,10 +142,7 @@ def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> 
         "attempt": attempt,
         "dataset": {"uri": in_pod(spec.dataset.uri, DATASET_PATH)},
         "model": initial_weights(training, spec),
-        "output": {
-            "path": output.under(OUTPUT_PATH),
-            "uri": f"pvc://{output.claim}" + (f"/{output.path}" if output.path else ""),
-        },
+        "output": {"path": output_path(training, spec), "uri": _output_uri(training, spec)},
         "checkpoint": {
             "everySteps": spec.checkpoint.every_steps,
             "everySeconds": spec.checkpoint.every_seconds,

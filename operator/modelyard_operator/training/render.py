@@ -130,7 +130,7 @@ def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int,
         "name": CONTAINER,
         "image": spec.trainer.image or surroundings.workloads_image,
         "env": environment(training, spec, attempt, rank, surroundings),
-        **_credentials(spec),
+        **_credentials(training, spec),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "volumeMounts": [*mounts, *(manifest(mount) for mount in spec.pod.volume_mounts)],
         "securityContext": container_security_context(read_only_root=builtin),
@@ -165,9 +165,14 @@ def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int,
     return pod
 
 
-def _credentials(spec: ModelTrainingSpec) -> Object:
+def _credentials(training: Object, spec: ModelTrainingSpec) -> Object:
     """The keys of the Secrets as variables, under a prefix each. The kubelet reads them, the operator never does."""
-    secrets = {"MODELYARD_DATASET_": spec.dataset.secret_ref, "MODELYARD_MODEL_": spec.model.secret_ref}
+    pinned = (training.get("status") or {}).get("model") or {}
+    secrets = {
+        "MODELYARD_DATASET_": spec.dataset.secret_ref,
+        "MODELYARD_MODEL_": spec.model.secret_ref or pinned.get("secretRef", ""),
+        "MODELYARD_OUTPUT_": spec.output.secret_ref,
+    }
     sources = [{"prefix": prefix, "secretRef": {"name": name}} for prefix, name in secrets.items() if name]
     return {"envFrom": sources} if sources else {}
 
@@ -184,8 +189,11 @@ def _volumes(
         volumes.append({"name": "shm", "emptyDir": shm})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if rank == 0:  # the other ranks get what they need from rank 0: no shared file system is asked for
-        claim = output_location(training, spec).claim
-        volumes.append({"name": "output", "persistentVolumeClaim": {"claimName": claim}})
+        location = output_location(training, spec)
+        output: Object = {"emptyDir": {"sizeLimit": spec.output.size}}
+        if location is not None:
+            output = {"persistentVolumeClaim": {"claimName": location.claim}}
+        volumes.append({"name": "output", **output})
         mounts.append({"name": "output", "mountPath": OUTPUT_PATH})
     read = {"dataset": (spec.dataset.uri, DATASET_PATH), "model": (initial_uri(training, spec), MODEL_PATH)}
     for name, (uri, path) in read.items():

@@ -60,11 +60,15 @@ class Output(
 ):
     """Where checkpoints and artifacts go."""
 
-    uri: Annotated[str, uri_form(OUTPUT_SCHEMES, ("s3", "gs"))] = ""
-    """pvc://CLAIM[/PATH], a claim of yours; if empty the operator makes the claim NAME-output. Not supported yet:
-    s3://, gs://."""
+    uri: Annotated[str, uri_form(OUTPUT_SCHEMES)] = ""
+    """pvc://CLAIM[/PATH], a claim of yours; s3://BUCKET/PATH or gs://BUCKET/PATH, for the builtin trainers. If empty
+    the operator makes the claim NAME-output."""
+    secret_ref: Annotated[str, Field(max_length=253)] = ""
+    """The Secret with credentials for the object store; its keys become variables with the prefix MODELYARD_OUTPUT_.
+    Those who refer to this training use it too, unless they name one."""
     size: Quantity = "10Gi"
-    """The size of the claim that the operator makes."""
+    """The size of the claim that the operator makes; with an object store, of the pod's own space for what is copied
+    there."""
     storage_class_name: Annotated[str, Field(max_length=253)] | None = None
     """Its storage class; the cluster's default if missing."""
     retention_policy: Literal["Retain", "Delete"] = "Retain"
