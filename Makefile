@@ -75,9 +75,30 @@ test-cluster: venv cluster images ## the tests on the local cluster
 bench-checkpoint: venv ## how long a checkpoint stops the training, beside torch.save and DCP's async_save (MEGABYTES=400)
 	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_checkpoint.py --megabytes $(or $(MEGABYTES),400)
 
+PEERS := .cache/bench-peers
+PEER_ENVIRONMENTS := $(patsubst tests/bench/peers/%.txt,$(PEERS)/%/.made,$(wildcard tests/bench/peers/*.txt))
+# an environment for each peer, since what they depend on conflicts; torch is ours, found behind their own packages
+$(PEERS)/%/.made: tests/bench/peers/%.txt | $(VENV)/.made-from-pyproject
+	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  echo "import site; site.addsitedir('$$($(VENV)/bin/python -c "$$packages")')" \
+	  > "$$($(@D)/bin/python -c "$$packages")/torch-of-the-project.pth"
+	touch $@
+
 .PHONY: bench-serve
-bench-serve: venv ## requests per second and latency of the server, as JSON lines (SECONDS=5 for each figure)
-	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_serve.py --seconds $(or $(SECONDS),5)
+bench-serve: venv $(PEER_ENVIRONMENTS) ## the server beside MLServer, KServe, LitServe and FastAPI (SECONDS=2, ROUNDS=3, ONLY=peers)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_serve.py --seconds $(or $(SECONDS),2) \
+	  --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench-cold-start
+bench-cold-start: venv $(PEER_ENVIRONMENTS) ## from the start of a server's process to its first answer (ROUNDS=3)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_cold_start.py --rounds $(or $(ROUNDS),3)
+
+.PHONY: bench-router
+bench-router: venv ## what the router adds to a request, as JSON lines (SECONDS=2, ROUNDS=3)
+	@PYTHONPATH=tests:operator $(VENV)/bin/python tests/bench/bench_router.py --seconds $(or $(SECONDS),2) \
+	  --rounds $(or $(ROUNDS),3)
 
 .PHONY: bench-generate
 bench-generate: venv ## tokens per second of text generation beside transformers, as JSON lines (ROUNDS=5)

@@ -1,7 +1,8 @@
 """A load generator that costs little: closed-loop connections that send one prepared request over and over.
 
-Run in a process of its own: `python load.py PORT CONNECTIONS SECONDS` with the raw request on stdin; prints a JSON line
-{"requests", "all_requests", "seconds", "errors", "p50", "p99"} (latencies in milliseconds).
+Run in a process of its own: `python load.py PORT CONNECTIONS SECONDS [GRPC_PATH]` with the raw request on stdin; prints
+a JSON line {"requests", "all_requests", "seconds", "errors", "p50", "p99"} (latencies in milliseconds). With GRPC_PATH
+the request is one gRPC message with its prefix, sent over HTTP/2 to that path; see load_grpc.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from time import perf_counter
 from typing import cast
 
 import uvloop
+from bench.load_grpc import GrpcConnection
+
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -23,6 +27,7 @@ class Connection(asyncio.Protocol):
         self._latencies = latencies
         self._buffer = b""
         self._need = 0
+        self._chunked = False
         self._sent = 0.0
         self.errors = 0
         self.stopped = False
@@ -44,10 +49,11 @@ class Connection(asyncio.Protocol):
             if end < 0:
                 return
             head = self._buffer[:end].lower()
-            start = head.index(b"content-length:") + 15
-            self._need = end + 4 + int(head[start:].split(b"\r\n", 1)[0])
+            start = head.find(b"content-length:") + 15
+            self._chunked = start < 15
+            self._need = end + 4 + (0 if self._chunked else int(head[start:].split(b"\r\n", 1)[0]))
             self.errors += head[9:12] != b"200"
-        if len(self._buffer) >= self._need:
+        if self._buffer.endswith(_LAST_CHUNK) if self._chunked else len(self._buffer) >= self._need:
             self._latencies.append(perf_counter() - self._sent)
             self._buffer, self._need = b"", 0
             if self.stopped:
@@ -61,14 +67,18 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
 
-async def run(port: int, connections: int, seconds: float, request: bytes) -> dict[str, float]:
+async def run(port: int, connections: int, seconds: float, request: bytes, grpc_path: str = "") -> dict[str, float]:
     """Load for `seconds` after a quarter of them as warm-up."""
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
-    clients: list[Connection] = []
+    clients: list[Connection | GrpcConnection] = []
+
+    def connection() -> Connection | GrpcConnection:
+        return GrpcConnection(grpc_path, request, latencies) if grpc_path else Connection(request, latencies)
+
     for _ in range(connections):
-        _, client = await loop.create_connection(lambda: Connection(request, latencies), "127.0.0.1", port)
-        clients.append(client)
+        _, connected = await loop.create_connection(connection, "127.0.0.1", port)
+        clients.append(connected)
     await asyncio.sleep(seconds / 4)
     warm_up = len(latencies)
     latencies.clear()
@@ -90,4 +100,5 @@ async def run(port: int, connections: int, seconds: float, request: bytes) -> di
 
 if __name__ == "__main__":
     port, connections, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    print(json.dumps(uvloop.run(run(port, connections, seconds, sys.stdin.buffer.read()))))
+    grpc_path = sys.argv[4] if len(sys.argv) > 4 else ""
+    print(json.dumps(uvloop.run(run(port, connections, seconds, sys.stdin.buffer.read(), grpc_path))))
