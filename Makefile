@@ -108,6 +108,10 @@ bench-generate: venv ## tokens per second of text generation beside transformers
 bench-train: venv ## the trainers beside what people run today, as JSON lines (ONLY=bert, ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_train.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
 
+.PHONY: bench-nanogpt
+bench-nanogpt: venv ## causal-lm beside nanoGPT's recipe for a CPU: speed, and seconds to the same bits per byte (ROUNDS=3)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_nanogpt.py --rounds $(or $(ROUNDS),3)
+
 $(VENV)/.made-for-demo: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || apt-get install --yes --quiet python3-venv
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)

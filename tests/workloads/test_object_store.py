@@ -125,6 +125,22 @@ def test_what_is_published_is_found_under_the_address_in_the_status(tmp_path: Pa
         assert read_artifact(directory, entry["digest"]).digest == entry["digest"]
 
 
+@pytest.mark.usefixtures("bucket")
+def test_a_training_begins_with_an_artifact_that_lies_there(tmp_path: Path) -> None:
+    def texts(**changes: Any) -> dict[str, Any]:
+        parameters = {"architecture": "tiny", "sequenceLength": 16, "batchSize": 8, "maxSteps": 1, "learningRate": 1e-9}
+        shared = {"task": "text-classification", "dataset": {"uri": "example://python-areas"}}
+        return {**training(), **shared, "parameters": {**parameters, "vocabularySize": 512}, **changes}
+
+    first = in_pod(tmp_path / "1", texts()).result["artifacts"][-1]
+    model = {"uri": first["uri"], "digest": first["digest"]}
+    raw = texts(model=model, training={"uid": "two"})
+    del raw["parameters"]["vocabularySize"], raw["parameters"]["architecture"]
+    assert run(tmp_path / "2", raw) is not None
+    with pytest.raises(DataError, match=r"model.uri: .* expected sha256:0000"):
+        run(tmp_path / "3", {**raw, "model": {**model, "digest": f"sha256:{'0' * 64}"}})
+
+
 def test_an_earlier_attempt_that_wakes_up_writes_nothing(tmp_path: Path, bucket: pyarrow.fs.S3FileSystem) -> None:
     calls = 0
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from modelyard_workloads.artifact import Artifact, ArtifactError, ArtifactInvalid, read_artifact
 from modelyard_workloads.config import TrainingConfig, Weights
+from modelyard_workloads.data.sources import MODEL, open_source
 from modelyard_workloads.exits import ConfigError, DataError, Issue
 from modelyard_workloads.tasks.base import ServedModel, ServedModelBuilder, Task
 
@@ -41,7 +41,7 @@ def build_task(config: TrainingConfig) -> Task:
 def _require(weights: Weights) -> None:
     """Raise DataError unless the artifact to begin from is the very one that was looked up when training began."""
     try:
-        read_artifact(Path(weights.uri.removeprefix("file://")), weights.digest)
+        read_artifact(open_source(weights.uri, MODEL).local_directory(), weights.digest)
     except ArtifactError as error:
         raise DataError(f"model.uri: {error}") from None
 

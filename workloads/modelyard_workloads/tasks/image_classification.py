@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import safetensors.torch
 import torch
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modelyard_workloads.artifact import (
+    MANIFEST_NAME,
     Architecture,
     Artifact,
     ArtifactError,
@@ -28,6 +28,7 @@ from modelyard_workloads.artifact import (
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.images import ImageBatches, ImageDataset, ImageSet, load_images
 from modelyard_workloads.data.order import Shard
+from modelyard_workloads.data.sources import MODEL, open_source
 from modelyard_workloads.exits import ConfigError, DataError, Issue
 from modelyard_workloads.models.image_classifier import (
     ImageArchitecture,
@@ -193,10 +194,18 @@ def _load(architecture: ImageArchitecture, preprocess: dict[str, Any], files: li
 
 
 def _load_initial(network: nn.Module, uri: str) -> None:
-    """Start from another training's artifact of the same architecture; a head for other classes stays random."""
+    """Start from weights of the same architecture, another training's or others under the names of timm and
+    torchvision; a head for other classes stays random.
+    """
+    directory = open_source(uri, MODEL).local_directory()
     try:
-        artifact = read_artifact(Path(unquote(urlparse(uri).path)))
-        weights = {n: v for file in artifact.weights for n, v in safetensors.torch.load_file(file).items()}
+        if (directory / MANIFEST_NAME).exists():
+            files = read_artifact(directory).weights
+        else:
+            files = sorted(directory.glob("*.safetensors"))
+            if not files:
+                raise DataError(f"model.uri: {uri} has neither {MANIFEST_NAME} nor a file that ends with .safetensors")
+        weights = {n: v for file in files for n, v in safetensors.torch.load_file(file).items()}
     except (ArtifactError, SafetensorError) as error:
         raise DataError(f"model.uri: {error}") from None
     own = network.state_dict()
@@ -204,9 +213,8 @@ def _load_initial(network: nn.Module, uri: str) -> None:
     # The head is the last weight and bias; anything else that differs means another network.
     left = [name for name in own if name not in fitting]
     if len(left) > 2 or left != list(own)[len(own) - len(left) :]:
-        name = artifact.manifest.architecture.name
         raise DataError(
-            f"model.uri: the weights of {name} do not fit this network; {len(left)} tensors differ, first {left[0]}"
+            f"model.uri: the weights at {uri} do not fit this network; {len(left)} tensors differ, first {left[0]}"
         )
     network.load_state_dict(fitting, strict=False)
 
