@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+if TYPE_CHECKING:  # a tenth of a second, for models that have conversations
+    from jinja2 import Template
 
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
@@ -28,6 +28,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, end_token: str, begin_token: str = "") -> None:
         """Raises ChatTemplateError for a template with an error in it."""
+        from jinja2 import TemplateError
+
         self.source = source
         self._tokens = {"eos_token": end_token, "bos_token": begin_token}
         try:
@@ -37,6 +39,8 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, answer_follows: bool) -> str:
         """The conversation as text; with `answer_follows`, up to where the assistant begins to speak."""
+        from jinja2 import TemplateError
+
         try:
             return self._template.render(messages=messages, add_generation_prompt=answer_follows, **self._tokens)
         except (TemplateError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
@@ -76,10 +80,14 @@ def check_messages(value: Any) -> list[Message]:
 
 @cache
 def _compiled(source: str) -> Template:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _refuse
     return environment.from_string(source)
 
 
 def _refuse(message: str) -> None:
+    from jinja2 import TemplateError
+
     raise TemplateError(message)

@@ -268,12 +268,17 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = _norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.tie_head()
         if config.tied_head:
-            self.head.weight = self.embedding.weight
             # One tensor is saved once.
             self.register_state_dict_post_hook(_without_head)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_post_hook(_head_is_tied)  # type: ignore[no-untyped-call]
         self._initialise()
+
+    def tie_head(self) -> None:
+        """Make head and embedding one tensor, where the configuration says so: again after weights were assigned."""
+        if self.config.tied_head:
+            self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         """tokens (B, T) int64, positions as for `hidden` -> logits (B, T, V)"""

@@ -57,11 +57,13 @@ class ModelServer:
         loop = asyncio.get_running_loop()
 
         def job() -> None:
+            gc.disable()  # torch alone has half a million objects, which stay: no collection needs to visit them
             try:
                 outcome: Loaded | LoadFailure = load(self._config)
             except LoadFailure as failure:
                 outcome = failure
-            gc.freeze()  # torch alone has half a million objects: no collection needs to visit them again
+            gc.freeze()
+            gc.enable()
             with suppress(RuntimeError):  # the loop is closed: the server was told to end meanwhile
                 loop.call_soon_threadsafe(self._loading_ended, outcome)
 

@@ -23,6 +23,7 @@ from modelyard_workloads.data.wordpiece import MASK, UNKNOWN, read_tokenizer, sp
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.models.bert import BertConfig, BertPretraining, PackedRows, pack_rows
 from modelyard_workloads.models.bert_huggingface import BertCheckpoint, Head, read_checkpoint
+from modelyard_workloads.models.uninitialised import Uninitialised
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -137,13 +138,14 @@ def load_network(
     configuration and the number of labels. Raises DataError.
     """
     checkpoint = read_checkpoint(directory)
-    network = build(checkpoint.config, len(checkpoint.labels))
+    with Uninitialised():
+        network = build(checkpoint.config, len(checkpoint.labels))
     weights = checkpoint.take(list(network.state_dict()), head)
     missing = [name for name in network.state_dict() if name not in weights]
     if missing:
         raise DataError(f"{directory}: the weights of a {head} lack {', '.join(missing[:3])}")
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise DataError(f"{directory}: the weights do not make a {head}: {error}") from None
     return network.eval(), checkpoint, read_tokenizer(directory)

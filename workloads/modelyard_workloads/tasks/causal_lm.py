@@ -48,6 +48,7 @@ from modelyard_workloads.models.decoder_huggingface import (
 )
 from modelyard_workloads.models.lora import add_adapters, merge
 from modelyard_workloads.models.next_token import NextTokenLoss
+from modelyard_workloads.models.uninitialised import with_weights
 from modelyard_workloads.parameters.causal_lm import CausalLmParameters
 from modelyard_workloads.sharding import shard
 from modelyard_workloads.tasks.base import Objective
@@ -356,8 +357,8 @@ def _golden(prompts: Tensor, served: ServedCausalLm) -> Golden:
 
 def _load(directory: Path) -> Decoder:
     config, weights = read_directory(directory)
-    decoder = Decoder(config)
-    decoder.load_state_dict(weights)
+    decoder = with_weights(lambda: Decoder(config), weights)
+    decoder.tie_head()
     return decoder
 
 

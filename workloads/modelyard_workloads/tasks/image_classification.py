@@ -36,6 +36,7 @@ from modelyard_workloads.models.image_classifier import (
     UnknownArchitecture,
     build_network,
 )
+from modelyard_workloads.models.uninitialised import with_weights
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
 from modelyard_workloads.tasks.base import Objective
 
@@ -180,17 +181,21 @@ def build_served_model(artifact: Artifact) -> ServedImageClassifier:
 
 
 def _build(architecture: ImageArchitecture, mean: list[float], std: list[float]) -> ImageClassifier:
+    return _classifier(architecture, build_network(architecture), mean, std)
+
+
+def _classifier(
+    architecture: ImageArchitecture, network: nn.Module, mean: list[float], std: list[float]
+) -> ImageClassifier:
     # Opacus' gradients of single samples are wrong for convolutions whose input is not in the plain layout.
     layout = torch.contiguous_format if architecture.group_norm else torch.channels_last
-    network = build_network(architecture)
     return ImageClassifier(network, image_size=architecture.image_size, mean=mean, std=std, memory_format=layout)
 
 
 def _load(architecture: ImageArchitecture, preprocess: dict[str, Any], files: list[Path]) -> ImageClassifier:
-    model = _build(architecture, preprocess["mean"], preprocess["std"])
     weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
-    model.network.load_state_dict(weights)
-    return model
+    network = with_weights(lambda: build_network(architecture), weights)
+    return _classifier(architecture, network, preprocess["mean"], preprocess["std"])
 
 
 def _load_initial(network: nn.Module, uri: str) -> None:

@@ -31,6 +31,7 @@ from modelyard_workloads.data.interactions import Batch, InteractionBatches, Int
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.models.recommender import Recommender, RecommenderArchitecture
+from modelyard_workloads.models.uninitialised import with_weights
 from modelyard_workloads.optimizer import build_optimizer
 from modelyard_workloads.parameters.recommendation import RecommendationParameters
 from modelyard_workloads.per_sample import too_large
@@ -232,9 +233,7 @@ def build_served_model(artifact: Artifact) -> ServedRecommender:
 
 
 def _load(architecture: RecommenderArchitecture, files: list[Path]) -> Recommender:
-    model = Recommender(architecture)
     weights: dict[str, Any] = {n: v for file in files for n, v in safetensors.torch.load_file(file).items()}
     if any(not math.isfinite(float(value.sum())) for value in weights.values()):
         raise ValueError("a weight is no number")
-    model.load_state_dict(weights)
-    return model
+    return with_weights(lambda: Recommender(architecture), weights)

@@ -10,8 +10,9 @@ import torch
 
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.exits import DataError
-from modelyard_workloads.models.decoder import Decoder, RotaryPositions
+from modelyard_workloads.models.decoder import Decoder
 from modelyard_workloads.models.decoder_huggingface import read_directory
+from modelyard_workloads.models.uninitialised import with_weights
 from modelyard_workloads.serve.config import ServeConfig
 from modelyard_workloads.serve.errors import InvalidInput, LoadFailure
 from modelyard_workloads.serve.generation.engine import Engine, EngineLimits
@@ -85,13 +86,8 @@ def build_generation_runtime(artifact: Artifact, config: ServeConfig) -> Generat
         language = Language.read(artifact.path, model_config.vocabulary)
     except (DataError, OSError, ValueError) as error:
         raise LoadFailure("ModelLoadFailed", str(error)) from None
-    with torch.device("meta"):  # the weights that are read are the model's own: nothing is initialised, nothing copied
-        model = Decoder(model_config)
-    model.load_state_dict(weights, assign=True)
-    if model_config.tied_head:
-        model.head.weight = model.embedding.weight
-    if model.rotary is not None:
-        model.rotary = RotaryPositions(model_config)  # computed, not read
+    model = with_weights(lambda: Decoder(model_config), weights)
+    model.tie_head()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return GenerationRuntime(
         Engine(model, language.codec, _limits(config, model_config.context, device), device), language
