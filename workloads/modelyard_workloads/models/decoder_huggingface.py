@@ -19,6 +19,7 @@ from torch import Tensor
 
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.models.decoder import Decoder, DecoderConfig, RotaryScaling
+from modelyard_workloads.models.uninitialised import Uninitialised
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -242,7 +243,7 @@ def read_directory(path: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
 
 def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:
     """The shapes of our weights, without making them."""
-    with torch.device("meta"):
+    with Uninitialised(), torch.device("meta"):
         return {name: value.shape for name, value in Decoder(config).state_dict().items()}
 
 
