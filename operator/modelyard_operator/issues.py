@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from modelyard_operator.schema import Issue, Model, NotYet, Supported
+from modelyard_operator.schema import Issue, Model, Supported
 
 Location = Sequence[int | str]
 
@@ -157,11 +157,8 @@ def unsupported(value: Model, root: str) -> Iterator[Issue]:
             continue
         item, path = getattr(value, name), f"{root}.{field.alias}"
         markers = {type(marker): marker for marker in field.metadata}
-        not_yet, supported = markers.get(NotYet), markers.get(Supported)
-        if not_yet is not None:
-            if not_yet.refuses(item):
-                yield Issue(path, "not supported yet; remove it")
-        elif supported is not None and item not in supported.values:
+        supported = markers.get(Supported)
+        if supported is not None and item not in supported.values:
             yield Issue(path, supported.refusal(item))
         else:
             yield from _unsupported_inside(item, path)

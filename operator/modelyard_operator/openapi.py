@@ -13,7 +13,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from modelyard_operator.schema import NOT_YET, VALIDATIONS, Model
+from modelyard_operator.schema import VALIDATIONS, Model
 
 _NO_DEFAULT: tuple[Any, ...] = (None, "", [], {})
 """Defaults that mean "absent": left out of the CRD, so that they don't clutter stored objects."""
@@ -59,31 +59,22 @@ def openapi_schema(model: type[Model]) -> dict[str, Any]:
     return _inline(schema, schema.get("$defs", {}))
 
 
-def _inline(node: dict[str, Any], defs: dict[str, Any], without_defaults: bool = False) -> dict[str, Any]:
-    """A schema node with references replaced, titles dropped, and not-yet fields said to be so."""
+def _inline(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    """A schema node with references replaced and titles dropped."""
     node = _resolved(node, defs)
-    not_yet = node.pop(NOT_YET, False)
-    without_defaults = without_defaults or not_yet
     node.pop("title", None)
     node.pop("$defs", None)
     if node.get("additionalProperties") is False:
         del node["additionalProperties"]
-    if without_defaults:
-        node.pop("default", None)
     if "properties" in node:
-        node["properties"] = {
-            name: _inline(child, defs, without_defaults) for name, child in node["properties"].items()
-        }
+        node["properties"] = {name: _inline(child, defs) for name, child in node["properties"].items()}
     for child in ("items", "additionalProperties"):
         if child in node:
-            node[child] = _inline(node[child], defs, without_defaults)
+            node[child] = _inline(node[child], defs)
     if node.get("default") == {} and not any("default" in child for child in node.get("properties", {}).values()):
         del node["default"]
     if "description" in node:
         node["description"] = _one_line(node["description"])
-    if not_yet:
-        node["description"] = f"{node.get('description', '')} Not supported yet.".strip()
-        node["nullable"] = True
     return node
 
 

@@ -20,8 +20,6 @@ from pydantic_core import CoreSchema, core_schema
 from modelyard_operator import quantity
 
 VALIDATIONS = "x-kubernetes-validations"
-NOT_YET = "x-modelyard-not-yet"
-"""Set by `NotYet`, read and removed by the CRD generator."""
 
 
 @dataclass(frozen=True)
@@ -155,22 +153,6 @@ class MapKeys:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         rule = Rule(f"self.all(k, {self.condition})", self.message)
         return {**handler(schema), "maxProperties": self.max_items, VALIDATIONS: [rule.as_json()]}
-
-
-@dataclass(frozen=True)
-class NotYet:
-    """A field of the design whose behaviour comes later: in the CRD without a default, refused by the operator.
-
-    `neutral` are values that ask for nothing and are therefore let pass.
-    """
-
-    neutral: tuple[Any, ...] = ()
-
-    def refuses(self, value: Any) -> bool:
-        return value is not None and value not in ("", [], *self.neutral)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), NOT_YET: True}
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def patch(change: dict[str, Any], *arguments: str) -> subprocess.CompletedProces
     ("field", "text"),
     [
         ("modeltraining.spec.trainer.numNodes", "The number of pods that train together."),
-        ("ms.spec.explain", "Not supported yet."),
+        ("ms.spec.explain", "what each pixel, token or column contributed"),
         ("mt.status.lastFailure", "The rank that failed first"),
         ("ms.spec.validation.golden", "reproduce the answers"),
     ],

@@ -182,9 +182,11 @@ def test_a_revision_changes_with_what_is_served_and_with_nothing_else() -> None:
     base = revision()
     for other in ({"replicas": 3}, {"limits": {"maxQueue": 5}}, {"drain": {"preStopSeconds": 1}}):
         assert revision(**other) == base
-    changes = (
+    changes: tuple[dict[str, Any], ...] = (
         {"batching": {"maxBatchSize": 2}},
         {"validation": {"golden": "Off"}},
+        {"explain": {}},
+        {"explain": {"steps": 9}},
         {"predictor": {"image": "other:1"}},
         {"predictor": {"env": [{"name": "A", "value": "b"}]}},
     )

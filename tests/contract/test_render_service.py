@@ -227,6 +227,14 @@ def test_settings_of_language_models_reach_the_server_and_make_a_revision() -> N
     assert made.status["latestReadyRevision"] != world().status["latestReadyRevision"]
 
 
+def test_explanations_reach_the_server_and_make_a_revision_only_where_they_are_asked_for() -> None:
+    made, plain = world(explain={"steps": 20}), world()
+    section = parse_serve_config(env(pod_of(made)["containers"][0])["MODELYARD_CONFIG"]).explain
+    assert section is not None and (section.enabled, section.steps) == (True, 20)
+    assert "explain" not in json.loads(env(pod_of(plain)["containers"][0])["MODELYARD_CONFIG"])
+    assert made.status["latestReadyRevision"] != plain.status["latestReadyRevision"]
+
+
 def test_a_router_of_a_sleeping_service_stays() -> None:
     made = world(scaling={"minReplicas": 0, "maxReplicas": 2, "idleSeconds": 5})
     made.load = Load(router=RouterLoad(tables=frozenset({"t"}), idle_seconds=6))

@@ -82,6 +82,20 @@ async def test_a_shadow_is_compared_and_never_answers() -> None:
         assert status["agreed"] == 0, "the length of the body is told by one of them only"
 
 
+async def test_explanations_are_neither_mirrored_nor_judged() -> None:
+    async with (
+        server(answering("old")) as one,
+        server(answering("new")) as two,
+        router(backend("old", one), mirror=backend("new", two, 0)) as client,
+    ):
+        for path in ("/v1/models/m:explain", "/v2/models/m/versions/1/explain?x=1", "/v2/models/m/infer"):
+            assert (await client.post(path=path))[0] == 200
+        await until(lambda: client.router.counts.compared == 1)
+        revisions = client.router.counts.status()["revisions"]
+        assert {name: counted["requests"] for name, counted in revisions.items()} == {"old": 1, "new": 1}
+        assert sum(revisions["old"]["latencies"].values()) == 1
+
+
 async def test_a_shadow_that_is_dead_or_slow_costs_nothing() -> None:
     async with (
         server(answering("old")) as one,

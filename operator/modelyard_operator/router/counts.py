@@ -59,11 +59,12 @@ class Counts:
         self.in_flight -= 1
         self._last_request = monotonic()
 
-    def answered(self, revision: str, code: int, seconds: float) -> None:
-        """A revision answered; code 0 where it did not."""
-        self._requests[revision] += 1
-        self._errors[revision] += code == 0 or code >= 500
-        self._latencies[revision][_bucket(seconds)] += 1
+    def answered(self, revision: str, code: int, seconds: float, *, judged: bool = True) -> None:
+        """A revision answered; code 0 where it did not. Only what is `judged` counts in the verdict on a revision."""
+        if judged:
+            self._requests[revision] += 1
+            self._errors[revision] += code == 0 or code >= 500
+            self._latencies[revision][_bucket(seconds)] += 1
         self._total.labels(revision, str(code)).inc()
         self._seconds.labels(revision).observe(seconds)
 

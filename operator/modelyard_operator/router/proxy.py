@@ -133,7 +133,7 @@ class Proxy:
                 connection.close()
                 # A connection that was idle may have been closed by a server that ended: that is nobody's failure.
                 if not connection.reused:
-                    self._counts.answered(backend.revision, 0, monotonic() - started)
+                    self._counts.answered(backend.revision, 0, monotonic() - started, judged=not head.explains)
                 if not body.replayable or attempt == ATTEMPTS - 1:
                     raise Refusal(502, "the server went away before it answered") from None
                 continue
@@ -205,7 +205,8 @@ class Proxy:
         bounded = answer.chunked or answer.length is not None
         empty = head.start[0] == b"HEAD" or answer.status in _NO_BODY
         keep = head.keep_alive and body.complete and (bounded or empty) and not self.draining
-        copy = _Copy(self._mirror is not None and backend.revision == self._baseline and body.complete)
+        wanted = self._mirror is not None and backend.revision == self._baseline and body.complete
+        copy = _Copy(wanted and not head.explains)
         code = 0
         try:
             writer.write(forwarded(answer, close=not keep))
@@ -217,7 +218,7 @@ class Proxy:
                         await writer.drain()
             code = answer.status
         finally:
-            self._counts.answered(backend.revision, code, monotonic() - started)
+            self._counts.answered(backend.revision, code, monotonic() - started, judged=not head.explains)
             if code and answer.keep_alive and bounded and body.complete:
                 self.upstream.pools[backend.revision].give_back(connection)
             else:

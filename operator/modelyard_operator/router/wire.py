@@ -44,6 +44,11 @@ class Head:
     def status(self) -> int:
         return int(self.start[1])
 
+    @property
+    def explains(self) -> bool:
+        """Whether a request asks why a model answers so, which takes hundreds of times as long as the answer."""
+        return self.start[1].partition(b"?")[0].endswith((b":explain", b"/explain"))
+
 
 def parse_head(data: bytes) -> Head:
     """A head, up to and with its empty line. Raises BadMessage."""

@@ -52,6 +52,8 @@ def revision_of(service: Object, spec: ModelServiceSpec, model: Object, installa
     }
     if spec.generation is not None:
         content["generation"] = manifest(spec.generation)
+    if spec.explain is not None:
+        content["explain"] = manifest(spec.explain)
     return content_hash(content)
 
 

@@ -39,6 +39,8 @@ def server_config(name: str, spec: ModelServiceSpec, model: Object, revision: st
             "kvCacheMemory": int(amount(str(spec.generation.kv_cache_memory))),
             "prefixCaching": spec.generation.prefix_caching,
         }
+    if spec.explain is not None:
+        config["explain"] = {"enabled": spec.explain.enabled, "steps": spec.explain.steps}
     if spec.auth.mode == "ApiKey":
         config["auth"] = {"keysPath": KEYS_PATH}
     return json.dumps(config, separators=(",", ":"))

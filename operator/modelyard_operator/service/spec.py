@@ -11,7 +11,7 @@ from pydantic import Field
 
 from modelyard_operator.parsing import parse_object
 from modelyard_operator.pods import POD_RULES, Env, LabelName, PodOptions, Resources
-from modelyard_operator.schema import Matches, Model, NotYet, Quantity, Rule, cel, has_text
+from modelyard_operator.schema import Matches, Model, Quantity, Rule, cel, has_text
 from modelyard_operator.service.checks import RESERVED_ENV_PREFIXES, SOURCE_SCHEMES, check
 from modelyard_operator.service.scaling_spec import Scaling
 from modelyard_operator.service.traffic_spec import Auth, Drain, Limits, Rollout, Route
@@ -104,12 +104,12 @@ class Generation(Model):
 
 
 class Explain(Model):
-    """Explanations of predictions."""
+    """Explanations of predictions, by a process beside the server that takes only what predictions leave over."""
 
     enabled: bool = True
     """Whether the server explains."""
-    steps: Annotated[int, Field(ge=1)] = 50
-    """Steps of integrated gradients."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Steps of integrated gradients; the server takes more where these do not account for the prediction."""
 
 
 class Validation(Model):
@@ -140,8 +140,8 @@ class ModelServiceSpec(Model):
     """Requests put together into one call of the model."""
     generation: Generation | None = None
     """Settings of language models."""
-    explain: Annotated[Explain | None, NotYet()] = None
-    """Explanations of predictions."""
+    explain: Explain | None = None
+    """Explanations of predictions: what each pixel, token or column contributed. None are given if empty."""
     validation: Validation = Validation()
     """What a pod must prove before it gets requests."""
     rollout: Rollout = Rollout()

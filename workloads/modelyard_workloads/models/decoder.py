@@ -291,11 +291,15 @@ class Decoder(nn.Module):
         tokens (B, T) int64; positions (B, T) int64, below the context, 0, 1, 2 … without; `attend` is causal attention
         within each row without.
         """
+        return self.hidden_of(self.embedding(tokens), positions, attend)
+
+    def hidden_of(self, embedded: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
+        """`hidden` of tokens that are embedded already, (B, T, W): what explanations of an answer start from."""
         if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+            positions = torch.arange(embedded.shape[1], device=embedded.device).unsqueeze(0)
         if attend is None:
             attend = CausalAttention(dropout=self.config.dropout if self.training else 0.0)
-        hidden = self.embedding(tokens)
+        hidden = embedded
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
         angles = self.rotary.at(positions) if self.rotary is not None else None

@@ -82,15 +82,27 @@ class Recommender(nn.Module):
 
     def forward(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """rows (B, F + C), numbers (B, D) with NaN for what is missing -> logits (B,)"""
-        numbers = torch.nan_to_num((numbers - self.mean) / self.std)
+        return self.score(*self.look_up(rows, numbers))
+
+    def look_up(self, rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the tables know of a batch: standardised numbers (B, D), wide values (B, F + C, 1) and embeddings
+        (B, F, E); None for a table that there is not.
+        """
+        return (
+            torch.nan_to_num((numbers - self.mean) / self.std),
+            self.wide(rows) if self.wide is not None else None,
+            self.embeddings(rows[:, : self.columns]) if self.embeddings is not None else None,
+        )
+
+    def score(self, numbers: Tensor, wide: Tensor | None, embedded: Tensor | None) -> Tensor:
+        """What `look_up` gives -> logits (B,); 0 of everything is the average number, and a value never seen."""
         parts = []  # of the logit, (B,) each
         deep = [numbers]
         if self.wide_numeric is not None:
             parts.append(self.wide_numeric(numbers).squeeze(1))
-        if self.wide is not None:
-            parts.append(self.wide(rows).sum(dim=(1, 2)))
-        if self.embeddings is not None:
-            embedded = self.embeddings(rows[:, : self.columns])  # (B, F, E)
+        if wide is not None:
+            parts.append(wide.sum(dim=(1, 2)))
+        if embedded is not None:
             deep.append(embedded.flatten(1))
             if self.factorised:
                 parts.append(pairwise(embedded))

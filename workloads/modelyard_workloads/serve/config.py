@@ -43,6 +43,13 @@ class GenerationSection(_Section):
     prefix_caching: bool = True  # whether common beginnings of prompts are computed once
 
 
+class ExplainSection(_Section):
+    """Explanations of answers, by a process beside the server that the first request for one starts."""
+
+    enabled: bool = True
+    steps: int = Field(default=50, ge=1, le=1000)  # points on the way from the baseline, to begin with
+
+
 class ValidationSection(_Section):
     """Whether the artifact's golden answers must be reproduced before the server is ready, and how closely."""
 
@@ -88,6 +95,7 @@ class ServeConfig(_Section):
     model: ModelSection
     batching: BatchingSection = BatchingSection()
     generation: GenerationSection = GenerationSection()
+    explain: ExplainSection | None = None  # null = no explanations
     validation: ValidationSection = ValidationSection()
     limits: LimitsSection = LimitsSection()
     drain: DrainSection = DrainSection()

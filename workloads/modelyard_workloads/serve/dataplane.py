@@ -15,7 +15,8 @@ import numpy as np
 
 from modelyard_workloads.serve.batcher import Dispatch
 from modelyard_workloads.serve.errors import InvalidInput, NotFound, NotReady, shown
-from modelyard_workloads.serve.runtimes import Decoder, ReadsFiles, Runtime
+from modelyard_workloads.serve.explain.explanation import Explanation, as_tensors
+from modelyard_workloads.serve.runtimes import Decoder, Explains, ReadsFiles, Runtime
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_fits
 
 if TYPE_CHECKING:  # it imports torch, which only a loaded language model needs
@@ -33,6 +34,7 @@ class LoadedModel:
     runtime: Runtime
     batcher: Dispatch
     generation: GenerationService | None = None
+    explainer: Explains | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,38 @@ class DataPlane:
             if tensor.array.dtype.kind == "f" and not np.isfinite(tensor.array).all():
                 raise InvalidInput("the model's answer to these values is not a finite number; check the input's scale")
         return InferResponse(model=self.name, version=self.version, outputs=outputs)
+
+    def explainer(self, name: str, version: str = "") -> Explains:
+        """Who explains the model's answers. Raises NotFound or NotReady."""
+        explainer = self.model(name, version).explainer
+        if explainer is None:
+            raise NotFound(f"model '{name}' is served without explanations; set explain.enabled to true")
+        return explainer
+
+    async def explain(self, request: InferRequest) -> list[Explanation]:
+        """As `infer`, why the model answers so, for each row. `outputs` is not looked at."""
+        explainer = self.explainer(request.model, request.version)
+        runtime = self.model(request.model, request.version).runtime
+        arrays, _ = _check_inputs(runtime.inputs, await self._decoded(runtime, request.inputs))
+        runtime.check(arrays)
+        return await explainer.explain(arrays, request.deadline)
+
+    async def explain_as_tensors(self, request: InferRequest) -> InferResponse:
+        """`explain`, and the tensors that `outputs` names."""
+        outputs = as_tensors(await self.explain(request))
+        if request.outputs is not None:
+            by_name = {tensor.name: tensor for tensor in outputs}
+            outputs = [by_name[spec.name] for spec in _choose_outputs(_specs(outputs), request.outputs)]
+        return InferResponse(model=self.name, version=self.version, outputs=outputs)
+
+    def close(self) -> None:
+        """The server ends: so does what it started."""
+        if self._loaded is not None and self._loaded.explainer is not None:
+            self._loaded.explainer.close()
+
+
+def _specs(tensors: Sequence[Tensor]) -> list[TensorSpec]:
+    return [TensorSpec(tensor.name, tensor.datatype, tensor.array.shape) for tensor in tensors]
 
 
 def _decode_elements(tensor: Tensor, spec: TensorSpec, decoder: Decoder) -> Tensor:

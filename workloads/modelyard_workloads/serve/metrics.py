@@ -39,6 +39,9 @@ class ServerMetrics:
         self._inference_seconds = self._histogram("modelyard_inference_seconds", "One batch's computation.", _SECONDS)
         self._batch_rows = self._histogram("modelyard_batch_size", "Rows computed together.", _ROWS)
         self._batch_requests = self._histogram("modelyard_batch_requests", "Requests computed together.", _ROWS)
+        self._explain_seconds = self._histogram(
+            "modelyard_explain_seconds", "A request's explanations, with their wait.", _SECONDS
+        )
         self._load_seconds = self._gauge(
             "modelyard_model_load_seconds", "From start to ready, golden answers included."
         )
@@ -79,6 +82,10 @@ class ServerMetrics:
         self._inference_seconds.observe(seconds)
         for wait in waits:
             self._queue_seconds.observe(max(wait, 0))
+
+    def explained(self, seconds: float) -> None:
+        """A request for explanations was answered, or given up."""
+        self._explain_seconds.observe(seconds)
 
     def loaded(self, version: str, digest: str, task: str, step: int, seconds: float) -> None:
         """The model answers from now on."""

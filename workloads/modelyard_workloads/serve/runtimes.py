@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.errors import LoadFailure
+from modelyard_workloads.serve.explain.explanation import Explanation
 from modelyard_workloads.serve.tensors import Array, TensorSpec
 
 Decoder = Callable[[bytes], Array]
@@ -52,6 +53,18 @@ class ReadsFiles(Protocol):
     @property
     def decoders(self) -> Mapping[str, Decoder]:
         """How an element is read that comes as BYTES, by input."""
+
+
+class Explains(Protocol):
+    """Whatever computes explanations, away from the inference thread."""
+
+    async def explain(self, arrays: Mapping[str, Array], deadline: float) -> list[Explanation]:
+        """One for each row of inputs that passed the checks; `deadline` of time.monotonic. Raises the errors of
+        errors.py.
+        """
+
+    def close(self) -> None:
+        """The server ends."""
 
 
 GENERATIVE = frozenset({"causal-lm"})

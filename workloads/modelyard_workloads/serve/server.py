@@ -186,7 +186,8 @@ class Server(uvicorn.Server):
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close both ports."""
+        """Close both ports, and end what explains: who waits for it is told to come again."""
+        self._plane.close()
         if self._served.grpc:
             await self._served.grpc.stop(_CLOSE_SECONDS)
         await super().shutdown(sockets)

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from modelyard_workloads.serve import tensors, v2_codec
 from modelyard_workloads.serve.dataplane import DataPlane, InferRequest
 from modelyard_workloads.serve.errors import InvalidInput, shown
+from modelyard_workloads.serve.explain.explanation import as_rows
 from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, unless_gone
 from modelyard_workloads.serve.openai_replies import model_card
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec
@@ -40,6 +41,7 @@ class V1Adapter:
         """Every route."""
         return [
             Route("/v1/models/{model}:predict", self.predict, methods=["POST"], name="predict"),
+            Route("/v1/models/{model}:explain", self.explain, methods=["POST"], name="explain"),
             Route("/v1/models", self.models, name="v1_models"),
             Route("/v1/models/{model}", self.model, name="v1_model"),
         ]
@@ -52,7 +54,7 @@ class V1Adapter:
     async def model(self, request: Request) -> Response:
         """Whether the model answers."""
         name = request.path_params["model"]
-        if name.endswith(":predict"):  # this route matches it too
+        if name.endswith((":predict", ":explain")):  # this route matches them too
             raise HTTPException(405, headers={"Allow": "POST"})
         self._plane.check_name(name)
         body = {"name": name, "ready": self._plane.ready} | model_card(name, self._created)
@@ -69,6 +71,18 @@ class V1Adapter:
             query = InferRequest(model=name, version="", inputs=inputs, outputs=None, deadline=deadline)
             answer = await unless_gone(request.receive, self._plane.infer(query))
         return compressed(JsonReply({"predictions": encode(answer.outputs)}), request.headers.get("accept-encoding"))
+
+    async def explain(self, request: Request) -> Response:
+        """Why the model answers so, row by row: `{"explanations": [row, …]}`."""
+        deadline = monotonic() + self._seconds
+        name = request.path_params["model"]
+        self._plane.explainer(name)
+        specs = self._plane.model(name).runtime.inputs
+        with self._bodies.open() as intake:
+            body = await intake.read(request.headers, request.receive, lambda: None, self._seconds)
+            query = InferRequest(model=name, version="", inputs=decode(body, specs), outputs=None, deadline=deadline)
+            rows = as_rows(await unless_gone(request.receive, self._plane.explain(query)))
+        return compressed(JsonReply({"explanations": rows}), request.headers.get("accept-encoding"))
 
 
 def decode(body: bytes, specs: Sequence[TensorSpec]) -> list[Tensor]:

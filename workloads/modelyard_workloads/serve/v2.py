@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from modelyard_workloads.serve import v2_codec
 from modelyard_workloads.serve.dataplane import DataPlane, InferRequest, InferResponse
-from modelyard_workloads.serve.errors import InvalidInput
+from modelyard_workloads.serve.errors import InvalidInput, shown
 from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, header_values, unless_gone
 from modelyard_workloads.serve.tensors import Tensor, TensorSpec
 
@@ -45,6 +45,7 @@ class V2Adapter:
         versioned = f"{model}/versions/{{version}}"
         return [
             *(Route(f"{path}/infer", self.infer, methods=["POST"], name="infer") for path in (model, versioned)),
+            *(Route(f"{path}/explain", self.explain, methods=["POST"], name="explain") for path in (model, versioned)),
             Route("/v2/health/live", self.live, name="live"),
             Route("/v2/health/ready", self.ready, name="ready"),
             *(Route(path, self.server_metadata, name="server") for path in ("/v2", "/v2/")),
@@ -167,14 +168,33 @@ class V2Adapter:
                 arrived()
         return self._reply(decoded, answer, headers.get("accept-encoding"))
 
+    async def explain(self, request: Request) -> Response:
+        """Why the model answers so: the request of an inference, the explanation as tensors; see docs/serving."""
+        deadline = monotonic() + self._seconds
+        name, model_version = _names(request)
+        self._plane.explainer(name, model_version)
+        headers = header_values(request.scope)
+        with self._bodies.open() as intake:
+            body = await intake.read(headers, request.receive, lambda: None, self._seconds)
+            decoded = v2_codec.decode(body, headers.get(_JSON_SIZE))
+            query = explanation_query(name, model_version, decoded, deadline)
+            answer = await unless_gone(request.receive, self._plane.explain_as_tensors(query))
+        return self._encoded(decoded, answer, answer.outputs, headers.get("accept-encoding"))
+
     def _reply(self, decoded: v2_codec.Decoded, answer: InferResponse, accept_encoding: str | None) -> Response:
+        outputs = answer.outputs
+        if decoded.outputs is not None:
+            outputs = choose_classes(outputs, decoded.outputs, self._plane.model(answer.model).runtime.labels)
+        return self._encoded(decoded, answer, outputs, accept_encoding)
+
+    def _encoded(
+        self, decoded: v2_codec.Decoded, answer: InferResponse, outputs: list[Tensor], accept_encoding: str | None
+    ) -> Response:
         head: dict[str, Any] = {"model_name": answer.model, "model_version": answer.version}
         if decoded.id:
             head["id"] = decoded.id
-        outputs, binary = answer.outputs, [decoded.binary] * len(answer.outputs)
+        binary = [decoded.binary] * len(outputs)
         if decoded.outputs is not None:
-            labels = self._plane.model(answer.model).runtime.labels
-            outputs = choose_classes(outputs, decoded.outputs, labels)
             binary = [wanted.binary for wanted in decoded.outputs]
         encoded = v2_codec.encode(head, outputs, binary)
         if encoded.json_size is None:
@@ -182,6 +202,22 @@ class V2Adapter:
         reply = Response(encoded.body, media_type="application/octet-stream")
         reply.headers[JSON_SIZE_HEADER] = str(encoded.json_size)
         return compressed(reply, accept_encoding)
+
+
+def explanation_query(name: str, model_version: str, decoded: v2_codec.Decoded, deadline: float) -> InferRequest:
+    """The data plane's request for explanations. Raises InvalidInput for outputs that only predictions have."""
+    for output in decoded.outputs or ():
+        if output.classes:
+            raise InvalidInput(f"output {shown(output.name)}: explanations have no classes; leave out classification")
+    if decoded.timeout is not None:
+        deadline = min(deadline, monotonic() + decoded.timeout)
+    return InferRequest(
+        model=name,
+        version=model_version,
+        inputs=decoded.inputs,
+        outputs=None if decoded.outputs is None else [output.name for output in decoded.outputs],
+        deadline=deadline,
+    )
 
 
 def choose_classes(

@@ -7,6 +7,7 @@ from modelyard_workloads.serve.auth import ApiKeys
 from modelyard_workloads.serve.batcher import Batcher, BatchLimits, BatchObserver, InferenceThread
 from modelyard_workloads.serve.config import ServeConfig
 from modelyard_workloads.serve.dataplane import DataPlane, LoadedModel
+from modelyard_workloads.serve.explain.process import ExplainerProcess
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.runtimes import GENERATIVE, Runtime
 from modelyard_workloads.serve.server import Beside, Served
@@ -36,6 +37,9 @@ def loaded_model(
     """A model that may answer, with a batcher or an engine; `origin`: digest and training step. On the event loop."""
     digest, step = origin
     observer, metrics = observers
+    explainer = None
+    if config.explain is not None and config.explain.enabled:
+        explainer = ExplainerProcess(config, metrics.explained)
     limits, rows = config.limits, config.batching.max_batch_size
     if runtime.task in GENERATIVE:
         from modelyard_workloads.serve.generation.runtime import GenerationDispatch, GenerationRuntime
@@ -45,7 +49,9 @@ def loaded_model(
         place = (metrics.registry, config.model.name)
         service = GenerationService(runtime.engine, runtime.language, thread, limits.max_queue, place)
         dispatch = GenerationDispatch(service)
-        return LoadedModel(digest=digest, step=step, runtime=runtime, batcher=dispatch, generation=service)
+        return LoadedModel(
+            digest=digest, step=step, runtime=runtime, batcher=dispatch, generation=service, explainer=explainer
+        )
     batch_limits = BatchLimits(
         max_rows=rows,
         max_latency=config.batching.max_latency_milliseconds / 1000,
@@ -53,4 +59,4 @@ def loaded_model(
         max_requests=limits.container_concurrency or rows,
     )
     batcher = Batcher(runtime.predict, batch_limits, thread, observer)
-    return LoadedModel(digest=digest, step=step, runtime=runtime, batcher=batcher)
+    return LoadedModel(digest=digest, step=step, runtime=runtime, batcher=batcher, explainer=explainer)

@@ -98,7 +98,7 @@ class Answerer:
         ]
         logits = iter(token_logits(self._network, [window for group in windows for window in group]))
         answers = [
-            best_answer([_window(w, next(logits)) for w in group], self._longest, may_be_none=self._may_be_none)
+            best_answer([window_of(w, next(logits)) for w in group], self._longest, may_be_none=self._may_be_none)
             for group in windows
         ]
         texts = [text[answer.start : answer.end].encode() for text, answer in zip(contexts, answers, strict=True)]
@@ -110,7 +110,8 @@ class Answerer:
         }
 
 
-def _window(encoding: Encoding, logits: NDArray[np.float32]) -> Window:
+def window_of(encoding: Encoding, logits: NDArray[np.float32]) -> Window:
+    """A window of `read`, with what the network says of its (T, 2)."""
     begins, ends = np.full((2, len(encoding.ids)), -1)
     for place in text_tokens(encoding):
         begins[place], ends[place] = encoding.offsets[place]

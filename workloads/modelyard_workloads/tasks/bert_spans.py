@@ -58,11 +58,13 @@ def token_logits(network: BertTagger, encodings: Sequence[Encoding]) -> list[NDA
 
 
 @dataclass
-class _Place:
+class Place:
     """A token of a text: where it is, and what the network says of it."""
 
     start: int
     end: int
+    window: int
+    index: int  # in its window
     continues: bool
     margin: int  # tokens to the nearer end of the window
     logits: NDArray[np.float32]
@@ -100,7 +102,7 @@ class Tagger:
         logits = iter(token_logits(self._network, [window for group in windows for window in group]))
         found, counts, confidences = [], [], []
         for text, group in zip(texts, windows, strict=True):
-            places = [p for p in _merged([(w, next(logits)) for w in group]) if not p.continues]
+            places = [p for p in merged([(w, next(logits)) for w in group]) if not p.continues]
             answer, confidence = self._entities(text, places)
             found.append(json.dumps(answer, ensure_ascii=False).encode())
             counts.append(len(answer))
@@ -111,7 +113,7 @@ class Tagger:
             "confidence": np.array(confidences, dtype=np.float32),
         }
 
-    def _entities(self, text: str, places: Sequence[_Place]) -> tuple[list[dict[str, Any]], float]:
+    def _entities(self, text: str, places: Sequence[Place]) -> tuple[list[dict[str, Any]], float]:
         if not places:
             return [], 1.0
         chances = torch.from_numpy(np.stack([place.logits for place in places])).softmax(dim=1)
@@ -125,10 +127,10 @@ class Tagger:
         return answer, float(scores.mean())
 
 
-def _merged(windows: Sequence[tuple[Encoding, NDArray[np.float32]]]) -> Iterator[_Place]:
+def merged(windows: Sequence[tuple[Encoding, NDArray[np.float32]]]) -> Iterator[Place]:
     """The tokens of a text once each, in their order; a token that begins a word ends where its last part does."""
-    best: dict[int, _Place] = {}
-    for encoding, logits in windows:
+    best: dict[int, Place] = {}
+    for window, (encoding, logits) in enumerate(windows):
         size = len(encoding.ids)
         for index, (start, end) in enumerate(encoding.offsets):
             if encoding.special_tokens_mask[index]:
@@ -136,7 +138,7 @@ def _merged(windows: Sequence[tuple[Encoding, NDArray[np.float32]]]) -> Iterator
             margin = min(index, size - 1 - index)
             if start not in best or margin > best[start].margin:
                 continues = encoding.tokens[index].startswith("##")
-                best[start] = _Place(start, end, continues, margin, logits[index])
+                best[start] = Place(start, end, window, index, continues, margin, logits[index])
     places = [best[start] for start in sorted(best)]
     for one, two in pairwise(reversed(places)):
         if one.continues:

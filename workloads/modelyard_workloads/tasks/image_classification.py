@@ -170,10 +170,15 @@ def build_task(config: TrainingConfig) -> ImageClassificationTask:
 
 def build_served_model(artifact: Artifact) -> ServedImageClassifier:
     """Load the weights. Raises ArtifactInvalid when they do not fit the architecture."""
+    return ServedImageClassifier(load_classifier(artifact))
+
+
+def load_classifier(artifact: Artifact) -> ImageClassifier:
+    """The network, as `build_served_model` has it."""
     manifest = artifact.manifest
     try:
         architecture = ImageArchitecture(name=manifest.architecture.name, **manifest.architecture.config)
-        return ServedImageClassifier(_load(architecture, manifest.preprocess, artifact.weights))
+        return _load(architecture, manifest.preprocess, artifact.weights)
     except (TypeError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactInvalid(
             f"{artifact.path}: the weights do not make a {manifest.architecture.name}: {error}"

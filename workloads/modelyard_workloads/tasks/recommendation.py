@@ -222,10 +222,15 @@ def build_task(config: TrainingConfig) -> RecommendationTask:
 
 def build_served_model(artifact: Artifact) -> ServedRecommender:
     """Load the weights. Raises ArtifactInvalid when they do not fit the architecture."""
+    return ServedRecommender(load_recommender(artifact))
+
+
+def load_recommender(artifact: Artifact) -> Recommender:
+    """The network, as `build_served_model` has it."""
     manifest = artifact.manifest
     try:
         architecture = RecommenderArchitecture(name=manifest.architecture.name, **manifest.architecture.config)
-        return ServedRecommender(_load(architecture, artifact.weights))
+        return _load(architecture, artifact.weights)
     except (TypeError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactInvalid(
             f"{artifact.path}: the weights do not make a {manifest.architecture.name}: {error}"

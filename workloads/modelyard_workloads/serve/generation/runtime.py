@@ -81,6 +81,14 @@ class GenerationDispatch:
 
 def build_generation_runtime(artifact: Artifact, config: ServeConfig) -> GenerationRuntime:
     """The engine of an artifact in Hugging Face's layout, with all of its memory. Raises LoadFailure."""
+    model, language = load_decoder(artifact)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    limits = _limits(config, model.config.context, device)
+    return GenerationRuntime(Engine(model, language.codec, limits, device), language)
+
+
+def load_decoder(artifact: Artifact) -> tuple[Decoder, Language]:
+    """The model of an artifact in Hugging Face's layout, on the CPU, and its language. Raises LoadFailure."""
     try:
         model_config, weights = read_directory(artifact.path)
         language = Language.read(artifact.path, model_config.vocabulary)
@@ -88,10 +96,7 @@ def build_generation_runtime(artifact: Artifact, config: ServeConfig) -> Generat
         raise LoadFailure("ModelLoadFailed", str(error)) from None
     model = with_weights(lambda: Decoder(model_config), weights)
     model.tie_head()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return GenerationRuntime(
-        Engine(model, language.codec, _limits(config, model_config.context, device), device), language
-    )
+    return model, language
 
 
 def _limits(config: ServeConfig, context: int, device: torch.device) -> EngineLimits:

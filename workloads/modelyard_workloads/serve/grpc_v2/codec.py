@@ -50,6 +50,19 @@ def decode(request: pb.ModelInferRequest) -> v2_codec.Decoded:
     )
 
 
+def is_explanation(request: pb.ModelInferRequest) -> bool:
+    """Whether the parameter `explain` is true: the answer is an explanation then."""
+    return "explain" in request.parameters and bool(request.parameters["explain"].bool_param)
+
+
+def asks_why(request: pb.ModelInferRequest) -> bool:
+    """`is_explanation`. Raises InvalidInput when the parameter is no bool."""
+    if "explain" in request.parameters and request.parameters["explain"].WhichOneof("parameter_choice") != "bool_param":
+        value = _values(request.parameters)["explain"]
+        raise InvalidInput(f"parameters.explain must be true or false, got {shown(value)}")
+    return is_explanation(request)
+
+
 def _decode_input(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
     name = message.name
     if not name:

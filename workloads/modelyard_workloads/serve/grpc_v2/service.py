@@ -25,7 +25,7 @@ from modelyard_workloads.serve.grpc_v2.health import health_handler
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.tensors import TensorSpec
 from modelyard_workloads.serve.traffic import Traffic
-from modelyard_workloads.serve.v2 import EXTENSIONS, NAME, PLATFORM, choose_classes, server_version
+from modelyard_workloads.serve.v2 import EXTENSIONS, NAME, PLATFORM, choose_classes, explanation_query, server_version
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ CODES: dict[type[errors.ServeError], grpc.StatusCode] = {
     errors.Saturated: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_EXPLAIN = "ModelInfer explain"  # in metrics: it takes hundreds of times as long
 _OVERHEAD_BYTES = 65_536  # of a message, beside its tensors
 
 
@@ -141,9 +142,10 @@ class GrpcServer:
                 seconds = monotonic() - started
                 if not probe:
                     self._traffic.end(started + seconds)
-                if name == "ModelInfer":
+                route = _EXPLAIN if name == "ModelInfer" and codec.is_explanation(request) else name
+                if route == "ModelInfer":
                     self._plane.statistics.request(code is grpc.StatusCode.OK, seconds)
-                self._metrics.request("grpc", name, code.value[0], seconds)
+                self._metrics.request("grpc", route, code.value[0], seconds)
 
         return call
 
@@ -155,6 +157,8 @@ class GrpcServer:
         """One inference."""
         plane = self._plane
         plane.model(request.model_name, request.model_version)
+        if codec.asks_why(request):
+            return await self._explain(request, deadline)
         decoded = codec.decode(request)
         if decoded.timeout is not None:
             deadline = min(deadline, monotonic() + decoded.timeout)
@@ -170,6 +174,15 @@ class GrpcServer:
         labels = plane.model(answer.model).runtime.labels
         response = pb.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=request.id)
         return codec.encode(response, choose_classes(answer.outputs, decoded.outputs, labels), raw=decoded.binary)
+
+    async def _explain(self, request: pb.ModelInferRequest, deadline: float) -> pb.ModelInferResponse:
+        """Why the model answers so: the request of an inference, the explanation as tensors."""
+        self._plane.explainer(request.model_name, request.model_version)
+        decoded = codec.decode(request)
+        query = explanation_query(request.model_name, request.model_version, decoded, deadline)
+        answer = await self._plane.explain_as_tensors(query)
+        response = pb.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=request.id)
+        return codec.encode(response, answer.outputs, raw=decoded.binary)
 
     async def _stream(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
