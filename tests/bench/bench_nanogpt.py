@@ -169,22 +169,23 @@ def race(side: str, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "bitsPerByte": training.evaluate(ranks)["bitsPerByte"]}
 
 
-def speed(side: str, folder: Path) -> dict[str, Any]:
-    """Steps of one model on one stream of tokens."""
+def speed(side: str, folder: Path, precision: str) -> dict[str, Any]:
+    """Steps of one model on one stream of tokens; the recipe computes in float32 on a CPU."""
     write_text(folder / "data")
     shape = {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "vocabularySize": 512, "contextLength": LENGTH}
-    training = ours(folder, {**shape, "batchSize": BATCH, "optimizer": "adamw", "precision": "fp32"})
+    training = ours(folder, {**shape, "batchSize": BATCH, "optimizer": "adamw", "precision": precision})
     model = training.prepare(Ranks(RankInfo()))
     tokens = torch.cat([next(training.data).inputs.flatten() for _ in range(50)])
     peer = Peer(512, tokens)
     for number in range(WARM_UP + SPEED_STEPS):
         if number == WARM_UP:
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
         if side == "peer":
             peer.step(number)
         else:
             training.step(model, next(training.data))
-    return {"rate": SPEED_STEPS * BATCH * LENGTH / (time.perf_counter() - began)}
+    count = SPEED_STEPS * BATCH * LENGTH
+    return {"rate": count / (time.perf_counter() - began[0]), "cpuRate": count / (time.process_time() - began[1])}
 
 
 def measured(what: str, side: str) -> dict[str, Any]:
@@ -205,8 +206,10 @@ def compare(what: str, rounds: int) -> dict[str, Any]:
     key = "seconds" if what == "race" else "rate"
     mine, theirs = (statistics.median(run[key] for run in runs[side]) for side in ("ours", "peer"))
     line = {"ours": round(mine, 1), "peer": f"nanoGPT's recipe, torch {torch.__version__}", "theirs": round(theirs, 1)}
-    if what == "speed":
-        return {"bench": "causal-lm, the same model", "unit": "tokens/s", **line, "ratio": round(mine / theirs, 2)}
+    if what != "race":
+        name = {"bench": f"causal-lm, the same model, {what} beside fp32", "unit": "tokens/s"}
+        by_cpu = [statistics.median(run["cpuRate"] for run in runs[side]) for side in ("ours", "peer")]
+        return {**name, **line, "ratio": round(mine / theirs, 2), "ratioByCpu": round(by_cpu[0] / by_cpu[1], 2)}
     bits = [statistics.median(run["bitsPerByte"] for run in runs[side]) for side in ("ours", "peer")]
     told = {"bitsPerByte": round(bits[0], 3), "theirBitsPerByte": round(bits[1], 3), "reached": bits[0] <= bits[1]}
     return {
@@ -222,16 +225,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--what", choices=("race", "speed"), help=argparse.SUPPRESS)
+    parser.add_argument("--what", choices=("race", "fp32", "bf16"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         torch.set_num_threads(1)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "data").mkdir()
-            result = (race if arguments.what == "race" else speed)(arguments.side, Path(folder))
+            where = Path(folder)
+            if arguments.what == "race":
+                result = race(arguments.side, where)
+            else:
+                result = speed(arguments.side, where, precision=arguments.what)
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    for what in ("speed", "race"):
+    for what in ("fp32", "bf16", "race"):
         sys.stdout.write(json.dumps(compare(what, arguments.rounds)) + "\n")
         sys.stdout.flush()
 
