@@ -112,6 +112,10 @@ bench-train: venv ## the trainers beside what people run today, as JSON lines (O
 bench-nanogpt: venv ## causal-lm beside nanoGPT's recipe for a CPU: speed, and seconds to the same bits per byte (ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_nanogpt.py --rounds $(or $(ROUNDS),3)
 
+.PHONY: bench-gpu
+bench-gpu: venv ## the trainers on a GPU beside what people run there, as JSON lines (ONLY=gpt, ROUNDS=3)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_gpu.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
+
 $(VENV)/.made-for-demo: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || apt-get install --yes --quiet python3-venv
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -24,6 +24,17 @@ class Divisible(Protocol):
 
     def parts(self, count: int) -> Sequence[Any]:
         """`count` batches that together hold every sample once."""
+        ...
+
+
+@runtime_checkable
+class Regional(Protocol):
+    """A model that is compiled region by region. Its blocks are alike and so are compiled once for all of them, which
+    takes a fraction of the time that the whole takes, at every start; what is lost is fusion from block to block.
+    """
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The modules to compile; what is outside of them runs as it is written."""
         ...
 
 
@@ -104,7 +115,8 @@ def compile_model(model: nn.Module, mode: Literal["auto", "on", "off"], device: 
     if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         issue = Issue("parameters.compile", "needs a C++ compiler, and this image has none; write auto or off")
         raise ConfigError([issue])
-    model.compile()
+    for region in model.regions() if isinstance(model, Regional) else [model]:
+        region.compile()
 
 
 def _exchange(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:

@@ -6,7 +6,8 @@ Click Prediction: a View from the Trenches", algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modelyard_workloads.models.recommender import Table
+
+_TOGETHER = 64  # gradients of one row that are added up one after the other; some rows are in every sample
 
 
 class TableRule(Protocol):
@@ -29,7 +32,7 @@ class TableRule(Protocol):
         ...
 
     def update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, gradient: Tensor, rate: float) -> None:
-        """Change `weight` and `state` at `rows` (k,), each different, by `gradient` (k, E)."""
+        """Change `weight` and `state` at `rows` (k,) by `gradient` (k, E); equal rows have equal gradients."""
         ...
 
 
@@ -117,7 +120,8 @@ class JointOptimizer(torch.optim.Optimizer):
             if found is not None:
                 rate = trained.rate * (share if trained.rule.scheduled else 1.0)
                 if rate > 0:
-                    trained.rule.update(trained.table.weight, trained.state, *found, rate)
+                    with _in_any_order():
+                        trained.rule.update(trained.table.weight, trained.state, *found, rate)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, and what was looked up."""
@@ -146,8 +150,12 @@ def _gradient(table: Table) -> tuple[Tensor, Tensor] | None:
     width = table.weight.shape[1]
     rows = torch.cat([rows for rows, _ in looked_up]) if looked_up else table.weight.new_zeros(0, dtype=torch.int32)
     gradients = torch.cat([g for _, g in looked_up]) if looked_up else table.weight.new_zeros(0, width)
-    found = add_up(rows, gradients.to(table.weight.dtype))
-    if dist.is_initialized() and (size := dist.get_world_size()) > 1:
+    gradients = gradients.to(table.weight.dtype)
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    if rows.is_cuda and size == 1:
+        return add_up_unseen(rows, gradients) if len(rows) else None
+    found = add_up(rows, gradients)
+    if size > 1:
         found = add_up(_gather(found[0].int(), size), _gather(found[1], size) / size)
     return found if len(found[0]) else None
 
@@ -157,6 +165,42 @@ def add_up(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     unique, places = torch.unique(rows, return_inverse=True)
     sums = gradients.new_zeros(len(unique), gradients.shape[1])
     return unique.long(), sums.index_add_(0, places, gradients)
+
+
+def add_up_unseen(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """The same where the processor does not see the numbers, so that it need not wait for a GPU: (m,), (m, E) ->
+    (m,) int64, (m, E). After the k rows with their sums, the last of them is repeated: to write it again changes
+    nothing. The sums are made in a fixed order, first of at most `_TOGETHER` and then of these.
+    """
+    count = len(rows)
+    ordered, order = torch.sort(rows, stable=True)
+    places = torch.arange(count + 1, device=rows.device)
+    first = torch.cat([places[:1] == 0, ordered[1:] != ordered[:-1]])
+    groups = first.cumsum(0) - 1  # (m,): which of the k rows
+    pieces = (first | (places[:-1] % _TOGETHER == 0)).cumsum(0) - 1
+    starts = torch.searchsorted(groups, places)  # (m + 1,): where each of the k begins, then m
+    partial = _sums(gradients.index_select(0, order), torch.searchsorted(pieces, places))
+    sums = _sums(partial, torch.cat([pieces, pieces[-1:] + 1])[starts])
+    places = torch.minimum(places[:-1], groups[-1])
+    return ordered[starts[places]].long(), sums.index_select(0, places)
+
+
+def _sums(values: Tensor, bounds: Tensor) -> Tensor:
+    """values (m, E), bounds (n + 1,) -> (n, E): the sum of values[bounds[i]:bounds[i + 1]]"""
+    return torch.segment_reduce(values, "sum", offsets=bounds, axis=0, initial=0, unsafe=True)
+
+
+@contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Where the order of writes does not matter (each row is written once, or twice the same) torch need not sort
+    them.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 def _gather(values: Tensor, size: int) -> Tensor:

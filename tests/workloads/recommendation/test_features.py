@@ -10,7 +10,7 @@ import torch
 from modelyard_workloads.data.features import Features, hash_values
 from modelyard_workloads.models.recommender import Table, pairwise
 from modelyard_workloads.ranking import ranking_metrics, ranking_sums
-from modelyard_workloads.tables import Ftrl, RowwiseAdagrad, TableRule, TrainedTable, add_up
+from modelyard_workloads.tables import Ftrl, RowwiseAdagrad, TableRule, TrainedTable, add_up, add_up_unseen
 from sklearn.metrics import log_loss, roc_auc_score
 
 FEATURES = Features(
@@ -128,3 +128,17 @@ def test_untouched_rows_stay_as_they_are(rule: TableRule) -> None:
         rule.update(table.weight, trained.state, rows, gradient, 0.1)
     changed = (table.weight != before).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [2, 7]
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 5), (7, 3), (5000, 40), (5000, 3), (3000, 100_000)])
+def test_gradients_of_a_gpu_are_added_up_without_a_look_at_them(count: int, rows: int) -> None:
+    draw = torch.Generator().manual_seed(count)
+    touched = torch.randint(rows, (count,), generator=draw, dtype=torch.int32)
+    gradients = torch.randn(count, 4, generator=draw)
+    expected_rows, expected = add_up(touched, gradients)
+    found_rows, found = add_up_unseen(touched, gradients)
+    unique = len(expected_rows)
+    assert torch.equal(found_rows[:unique], expected_rows)
+    torch.testing.assert_close(found[:unique], expected, rtol=1e-4, atol=1e-4)
+    assert (found_rows[unique:] == expected_rows[-1]).all()  # the rest is the last one again
+    assert (found[unique:] == found[unique - 1]).all()

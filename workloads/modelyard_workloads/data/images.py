@@ -31,6 +31,7 @@ from modelyard_workloads.data.image_files import ImageFiles, LabelledImage, open
 from modelyard_workloads.data.order import DataOrder, Draw, Order, Shard
 from modelyard_workloads.data.records import RowPolicy
 from modelyard_workloads.data.sources import Source, open_source
+from modelyard_workloads.data.transfer import has_room, to_device
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.parameters.image_classification import ImageClassificationParameters
@@ -38,7 +39,6 @@ from modelyard_workloads.parameters.image_classification import ImageClassificat
 _DIGITS_SIZE, _FOLDER_SIZE = 24, 224
 _FORM = 1  # to be raised when the same files give other bytes
 _TOGETHER = 256  # images in memory while files are decoded
-_DEVICE_SHARE = 0.3  # of a GPU's free memory that images may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,14 @@ class ImageSet:
     def to(self, device: torch.device) -> ImageSet:
         """The same set for another device; the images move there only where there is plenty of room."""
         images = self.images
-        if device.type == "cuda" and images.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        if has_room(images.nbytes, device):
             images = images.to(device)
         return ImageSet(images=images, labels=self.labels.to(device))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """(images 0..1, labels) on the labels' device; bytes travel, not floating point."""
-        images = self.images[indices.to(self.images.device)].to(self.labels.device, non_blocking=True)
-        return images.float() / 255, self.labels[indices.to(self.labels.device)]
+        images = to_device(self.images[to_device(indices, self.images.device)], self.labels.device)
+        return images.float() / 255, self.labels[to_device(indices, self.labels.device)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +263,7 @@ class ImageBatches:
         draw = next(self.order)
         images, labels = self._images.batch(self._shard.take(draw.indices))
         if self._parameters.augment or self._parameters.horizontal_flip:
-            images = warp(images, self._shard.take(self._affine(draw)).to(images.device), self._size)
+            images = warp(images, to_device(self._shard.take(self._affine(draw)), images.device), self._size)
         return images, labels
 
     def state_dict(self) -> dict[str, int]:

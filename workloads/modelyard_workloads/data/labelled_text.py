@@ -23,6 +23,7 @@ from torch import Tensor
 
 from modelyard_workloads.data.order import DataOrder, Order, Shard
 from modelyard_workloads.data.sources import SourceFile
+from modelyard_workloads.data.transfer import to_device
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.models.bert import PackedRows, pack_rows
 
@@ -164,7 +165,7 @@ def example_batch(
     else:
         targets = examples.of_tokens(target, indices)
     rows = examples.pack(indices, device)
-    return ExampleBatch(rows=rows, indices=tuple(indices), targets=targets.to(device), total=total)
+    return ExampleBatch(rows=rows, indices=tuple(indices), targets=to_device(targets, device), total=total)
 
 
 def named_parts(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from modelyard_workloads.data.order import DataOrder, Shard
 from modelyard_workloads.data.token_file import TokenFile
+from modelyard_workloads.data.transfer import to_device
 from modelyard_workloads.data.wordpiece import FIRST, MASK, SEPARATOR, special_id
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.models.bert import PackedRows, pack_rows
@@ -127,10 +128,10 @@ class PretrainingRows:
             begin += len(row)
         return PretrainingBatch(
             rows=pack_rows(rows, types, device),
-            masked=torch.from_numpy(np.concatenate([*places, np.empty(0, np.int64)])).to(device),
-            targets=torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int64)])).to(device),
+            masked=to_device(torch.from_numpy(np.concatenate([*places, np.empty(0, np.int64)])), device),
+            targets=to_device(torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int64)])), device),
             counts=tuple(int(counts[index]) for index in mine),
-            strangers=torch.from_numpy(spans.strangers[mine]).to(device),
+            strangers=to_device(torch.from_numpy(spans.strangers[mine]), device),
             all_targets=int(counts.sum()),
             all_rows=len(windows),
         )

@@ -28,6 +28,7 @@ from modelyard_workloads.data.bpe import TextTokenizer, train_tokenizer
 from modelyard_workloads.data.chat import ChatTemplateError
 from modelyard_workloads.data.language_documents import Conversation, Documents, Text
 from modelyard_workloads.data.order import DataOrder, Shard
+from modelyard_workloads.data.transfer import to_device
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.parameters.causal_lm import CausalLmParameters
 
@@ -132,14 +133,8 @@ class TokenBatches:
 
 def on_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
     """The same batch there."""
-    if device.type == "cpu":
-        return batch
-
-    def moved(value: Tensor) -> Tensor:
-        return value.pin_memory().to(device, non_blocking=True)
-
-    documents = None if batch.documents is None else moved(batch.documents)
-    return TokenBatch(moved(batch.inputs), moved(batch.targets), documents, batch.scale)
+    documents = None if batch.documents is None else to_device(batch.documents, device)
+    return TokenBatch(to_device(batch.inputs, device), to_device(batch.targets, device), documents, batch.scale)
 
 
 def prepare(

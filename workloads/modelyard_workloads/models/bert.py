@@ -10,7 +10,7 @@ the rows out as (B, L) for that one operation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from modelyard_workloads.data.transfer import to_device
 
 INITIAL_DEVIATION = 0.02
 _HALF = (torch.bfloat16, torch.float16)
@@ -59,15 +61,11 @@ class PackedRows:
     tokens: Tensor  # (T,) int64
     types: Tensor  # (T,) int64
     lengths: tuple[int, ...]  # of the B rows, none of them 0
+    longest: int  # L; kept, since compiled code that looked at `lengths` would be compiled anew for every batch
     positions: Tensor  # (T,) int64, from 0 in every row
     starts: Tensor  # (B + 1,) int32: row i is tokens[starts[i]:starts[i + 1]]
     places: Tensor | None  # (T,) int64: each token's place in (B * L); None where all rows are equally long
     mask: Tensor | None  # (B, 1, 1, L) bool, true at tokens; None likewise
-
-    @property
-    def longest(self) -> int:
-        """L"""
-        return max(self.lengths, default=0)
 
     @property
     def first(self) -> Tensor:
@@ -91,7 +89,7 @@ def pack_rows(
 
 def _joined(rows: Sequence[NDArray[np.integer[Any]]], device: torch.device | str) -> Tensor:
     joined = np.concatenate([*rows, np.empty(0, dtype=np.int64)])
-    return torch.from_numpy(joined.astype(np.int64, copy=False)).to(device, non_blocking=True)
+    return to_device(torch.from_numpy(joined.astype(np.int64, copy=False)), device)
 
 
 def _lay_out(tokens: Tensor, types: Tensor, lengths: tuple[int, ...]) -> PackedRows:
@@ -100,14 +98,15 @@ def _lay_out(tokens: Tensor, types: Tensor, lengths: tuple[int, ...]) -> PackedR
     places = mask = None
     if min(lengths, default=0) != longest:
         rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-        places = (positions + rows * longest).to(device, non_blocking=True)
-        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None].to(device, non_blocking=True)
+        places = to_device(positions + rows * longest, device)
+        mask = to_device((torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None], device)
     return PackedRows(
         tokens=tokens,
         types=types,
         lengths=lengths,
-        positions=positions.to(device, non_blocking=True),
-        starts=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True),
+        longest=longest,
+        positions=to_device(positions, device),
+        starts=to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device),
         places=places,
         mask=mask,
     )
@@ -238,6 +237,10 @@ class BertPretraining(nn.Module):
         self.next_sentence = nn.Linear(config.width, 2) if next_sentence else None
         self.apply(_initialise)
 
+    def regions(self) -> Iterable[nn.Module]:
+        """See `backward.Regional`."""
+        return [*self.encoder.blocks, self.masked]
+
     def forward(self, rows: PackedRows, masked: Tensor, embedded: Tensor | None = None) -> PretrainingLogits:
         """`masked` (M,): places in (T,). Only these are compared with the vocabulary."""
         x = self.encoder(rows, embedded)
@@ -258,6 +261,10 @@ class BertClassifier(nn.Module):
         self.classifier = nn.Linear(config.width, classes)
         self.apply(_initialise)
 
+    def regions(self) -> Iterable[nn.Module]:
+        """See `backward.Regional`."""
+        return self.encoder.blocks
+
     def forward(self, rows: PackedRows, embedded: Tensor | None = None) -> Tensor:
         """(B, K)"""
         return self.classifier(self.dropout(self.pooler(self.encoder(rows, embedded), rows)))  # type: ignore[no-any-return]
@@ -272,6 +279,10 @@ class BertTagger(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.width, classes)
         self.apply(_initialise)
+
+    def regions(self) -> Iterable[nn.Module]:
+        """See `backward.Regional`."""
+        return self.encoder.blocks
 
     def forward(self, rows: PackedRows, embedded: Tensor | None = None) -> Tensor:
         """(T, K)"""

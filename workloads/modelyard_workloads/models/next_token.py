@@ -8,6 +8,7 @@ idea of computing both at once: P.-L. Hsu et al., "Liger Kernel", arXiv 2410.109
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from modelyard_workloads.data.tokens import IGNORED
 from modelyard_workloads.models.decoder import Attend, CausalAttention, Decoder
 
 # Logits of a chunk: few enough for a core's cache, or enough to fill a GPU.
-_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 28}
+_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 29}
 
 
 class NextTokenLoss(nn.Module):
@@ -26,7 +27,12 @@ class NextTokenLoss(nn.Module):
     def __init__(self, decoder: Decoder, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.decoder = decoder
+        self._chunk = ChunkLoss()
         self._smoothing = label_smoothing
+
+    def regions(self) -> Iterable[nn.Module]:
+        """See `backward.Regional`."""
+        return [*self.decoder.blocks, self._chunk]
 
     def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """inputs and targets (B, T) int64, targets IGNORED where nothing is learned; documents (B, T) int64 keeps
@@ -39,7 +45,7 @@ class NextTokenLoss(nn.Module):
             learned = flat != IGNORED
             hidden, flat = hidden[learned], flat[learned]
         smoothing = self._smoothing if self.training else 0.0
-        loss: Tensor = _HeadAndLoss.apply(hidden, self.decoder.head.weight, flat, smoothing)
+        loss: Tensor = _HeadAndLoss.apply(hidden, self.decoder.head.weight, flat, smoothing, self._chunk)
         return loss
 
     def _within(self, documents: Tensor | None) -> tuple[Tensor | None, Attend | None]:
@@ -62,46 +68,69 @@ def mask_within(documents: Tensor) -> Tensor:
     return same.tril().unsqueeze(1)
 
 
+class ChunkLoss(nn.Module):
+    """The loss of some logits and its slope: without weights, a module so that it can be compiled."""
+
+    def forward(self, logits: Tensor, wanted: Tensor, smoothing: float, learning: bool) -> tuple[Tensor, Tensor | None]:
+        """logits (N, V), overwritten; wanted (N, 1) in 0..V-1 -> (sum of losses, scalar float32; its gradients (N, V)
+        in the logits' type, None where nothing is learned)
+        """
+        dtype, vocabulary = logits.dtype, logits.shape[1]
+        logits = logits.float()
+        spread = logits.logsumexp(dim=1, keepdim=True)
+        expected = logits.gather(1, wanted)
+        if smoothing:
+            expected = (1 - smoothing) * expected + smoothing * logits.mean(dim=1, keepdim=True)
+        loss = (spread - expected).sum()
+        if not learning:
+            return loss, None
+        slope = logits.sub_(spread).exp_()  # the probabilities
+        if smoothing:
+            slope -= smoothing / vocabulary
+        if logits.is_cuda:  # compiled: one pass over all, and nothing is scattered
+            slope -= (1.0 - smoothing) * (torch.arange(vocabulary, device=logits.device) == wanted)
+        else:
+            slope.scatter_add_(1, wanted, torch.full_like(expected, smoothing - 1.0))
+        return loss, slope.to(dtype)
+
+
 class _HeadAndLoss(torch.autograd.Function):
     """Sum of cross-entropies of `hidden @ weight.T`, chunk by chunk."""
 
     @staticmethod
-    def forward(context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, chunk: ChunkLoss
+    ) -> Tensor:
         """hidden (N, W), weight (V, W), targets (N,) in 0..V-1 -> scalar float32"""
         dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
-        learning = hidden.requires_grad or weight.requires_grad
         with torch.autocast(hidden.device.type, enabled=False):
-            return _chunked(context, hidden, weight, targets, smoothing, dtype or hidden.dtype, learning)
+            return _chunked(context, hidden, weight, targets, smoothing, dtype or hidden.dtype, chunk)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight = context.saved_tensors
-        return hidden * gradient, weight * gradient, None, None
+        return hidden * gradient, weight * gradient, None, None, None
 
 
 def _chunked(
-    context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype, learning: bool
+    context: Any,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    dtype: torch.dtype,
+    chunk: ChunkLoss,
 ) -> Tensor:
-    vocabulary = weight.shape[0]
-    rows = max(16, _CHUNK_ELEMENTS.get(hidden.device.type, 1 << 24) // vocabulary)
-    working = weight.to(dtype)
+    rows, working = _chunk_rows(hidden.device, weight.shape[0]), weight.to(dtype)
+    learning = hidden.requires_grad or weight.requires_grad
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     to_hidden = torch.empty_like(hidden) if learning else hidden.new_empty(0)
     to_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else hidden.new_empty(0)
     for start in range(0, hidden.shape[0], rows):
         part, wanted = hidden[start : start + rows].to(dtype), targets[start : start + rows].unsqueeze(1)
-        logits = (part @ working.T).float()
-        spread = logits.logsumexp(dim=1, keepdim=True)
-        expected = logits.gather(1, wanted)
-        if smoothing:
-            expected = (1 - smoothing) * expected + smoothing * logits.mean(dim=1, keepdim=True)
-        total += (spread - expected).sum()
-        if learning:
-            slope = logits.sub_(spread).exp_()  # the probabilities
-            if smoothing:
-                slope -= smoothing / vocabulary
-            slope.scatter_add_(1, wanted, torch.full_like(expected, smoothing - 1.0))
-            slope = slope.to(dtype)
+        loss, slope = chunk(part @ working.T, wanted, smoothing, learning)
+        total += loss
+        if slope is not None:
             to_hidden[start : start + rows] = slope @ working
             if dtype == torch.float32:
                 to_weight.addmm_(slope.T, part)
@@ -109,3 +138,9 @@ def _chunked(
                 to_weight += slope.T @ part
     context.save_for_backward(to_hidden, to_weight)
     return total
+
+
+def _chunk_rows(device: torch.device, vocabulary: int) -> int:
+    """Tokens of a chunk; on a GPU a power of two, as batches mostly are: then all chunks are of one size."""
+    rows = max(16, _CHUNK_ELEMENTS.get(device.type, 1 << 24) // vocabulary)
+    return 1 << (rows.bit_length() - 1) if device.type == "cuda" else rows

@@ -7,6 +7,7 @@ Shapes: B batch, F categorical columns, C crosses, D numeric columns, E embeddin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,6 @@ class Table(nn.Module):
         nn.init.normal_(self.weight, std=deviation) if deviation else nn.init.zeros_(self.weight)
         self.touched: list[tuple[Tensor, Tensor]] = []
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, rows: Tensor) -> Tensor:
         """(B, F) -> (B, F, E)"""
         values = F.embedding(rows, self.weight)
@@ -79,6 +79,10 @@ class Recommender(nn.Module):
         self.deep = nn.Sequential(*layers, nn.Linear(width, 1))  # its bias is the whole model's
         self.register_buffer("mean", torch.tensor(a.mean), persistent=False)
         self.register_buffer("std", torch.tensor(a.std), persistent=False)
+
+    def regions(self) -> Iterable[nn.Module]:
+        """See `backward.Regional`: the lookups remember what they did, which compiled code could not."""
+        return [self.deep]
 
     def forward(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """rows (B, F + C), numbers (B, D) with NaN for what is missing -> logits (B,)"""

@@ -108,7 +108,7 @@ class RecommendationTask:
     def evaluation(self) -> Iterator[Batch]:
         """This rank's share of the held-out rows."""
         for indices in torch.split(self._shard.stride(len(self._data.held_out)), _EVALUATION_BATCH):
-            yield self._data.held_out.take(indices.numpy(), self._device)
+            yield self._data.held_out.take(indices, self._device)
 
     def measure(self, model: nn.Module, batch: Batch) -> Tensor:
         """See `ranking.ranking_sums`."""
