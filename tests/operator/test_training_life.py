@@ -7,6 +7,7 @@ A trace reads like a story: `--` lines are what the world does, the others what 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from modelyard_operator.training.failing import SYMPTOM_PATIENCE_SECONDS
@@ -242,6 +243,19 @@ def test_an_echo_alone_waits_for_its_cause() -> None:
     assert not plan.decided and plan.requeue_after and plan.requeue_after <= SYMPTOM_PATIENCE_SECONDS
     w.wait(SYMPTOM_PATIENCE_SECONDS + 1)
     assert w.plan().decided
+
+
+@pytest.mark.parametrize("other", [{"phase": "Pending"}, {"phase": "Running", "deleting": True}])
+def test_an_echo_waits_for_a_pod_of_which_little_is_known(other: dict[str, Any]) -> None:
+    w = world()
+    to_running(w)
+    deleting = other.pop("deleting", False)
+    w.pod("demo-1-1", **other)
+    if deleting:
+        w.objects[("Pod", "demo-1-1")]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        w.objects[("Pod", "demo-1-1")]["metadata"]["deletionGracePeriodSeconds"] = 600
+    w.pod("demo-1-0", phase="Failed", exit_code=1, message={"failure": {"message": "Connection closed by peer"}})
+    assert not w.plan().decided
 
 
 def test_a_step_beyond_the_last_failure_makes_the_restart_immediate() -> None:

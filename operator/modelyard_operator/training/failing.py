@@ -34,7 +34,7 @@ def judge(situation: Situation) -> Verdict:
     gang, children, now = situation.gang, situation.children, situation.now
     if failure := first_failure(gang.pods):
         age = (now - failure.at).total_seconds() if failure.at else SYMPTOM_PATIENCE_SECONDS
-        if failure.is_symptom and gang.running and age < SYMPTOM_PATIENCE_SECONDS:
+        if failure.is_symptom and gang.active and age < SYMPTOM_PATIENCE_SECONDS:
             return Verdict(wait=SYMPTOM_PATIENCE_SECONDS - age)
         return Verdict(failure=_with_step(failure, situation))
     lost, wait = _lost(situation)

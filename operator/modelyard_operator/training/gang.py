@@ -38,6 +38,13 @@ class Gang:
         return sum(1 for pod in self.pods.values() if _phase(pod) == "Running" and not is_terminating(pod))
 
     @property
+    def active(self) -> int:
+        """Pods that have not ended, as far as is known: those that were told to end, and those of which the kubelet has
+        not said yet that they began, too.
+        """
+        return sum(1 for pod in self.pods.values() if is_active(pod))
+
+    @property
     def started(self) -> int:
         """Pods that run or ran."""
         return sum(1 for pod in self.pods.values() if _phase(pod) in ("Running", "Succeeded", "Failed"))

@@ -41,7 +41,8 @@ def look(situation: Situation) -> tuple[Stall | None, float | None]:
     """(the stall there is, None), or (None, seconds until there may be one)."""
     policy, report, gang = situation.spec.run_policy, situation.report, situation.gang
     marked, seconds = _marked_since(situation), policy.progress_deadline_seconds
-    if seconds is None or gang.running != gang.size:
+    # A rank that is done does not excuse the others from moving.
+    if seconds is None or not gang.running or gang.running + gang.succeeded != gang.size:
         return None, None
     if report is None and marked is None:
         return None, None
