@@ -140,7 +140,8 @@ def test_every_route_answers_json_whatever_the_method(server: Running) -> None:
         path = route.path.replace("{model}", MODEL).replace("{version}", VERSION)  # type: ignore[attr-defined]
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             reply = server.call(method, path, b"{}" if method == "POST" else None)
-            assert reply.status in (200, 400, 405), (method, path)
+            unexplained = (404,) if path.endswith("explain") else ()  # of a model that is served without
+            assert reply.status in (200, 400, 405, *unexplained), (method, path)
             if reply.status != 200:
                 error = reply.json()["error"]
                 assert error["message"] if isinstance(error, dict) else error  # OpenAI's errors are objects
