@@ -38,6 +38,7 @@ class RowModel:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.batches: list[int] = []
+        self.begun = 0  # batches that it has got, the one behind the gate included
         self.gate = threading.Event()
         self.gate.set()
 
@@ -49,6 +50,7 @@ class RowModel:
     def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """{x: [B, N]} -> {y: [B, 2], name: [B]}"""
         x = arrays["x"]
+        self.begun += 1
         self.gate.wait(30)
         if self.seconds:
             time.sleep(self.seconds)

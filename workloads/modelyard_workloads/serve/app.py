@@ -32,7 +32,7 @@ _HTTP_ERRORS = {
 
 
 _OPENAI = ("/v1/completions", "/v1/chat/", "/v1/embeddings")
-_INFERENCES = ("infer", "predict", "generate", "generate_stream", "completions", "chat_completions")
+_INFERENCES = ("infer", "predict", "generate", "generate_stream", "completions", "chat_completions", "embeddings")
 
 
 class Application:

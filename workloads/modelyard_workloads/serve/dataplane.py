@@ -6,7 +6,7 @@ Adapters translate a request into `InferRequest` and an `InferResponse` into a r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import time_ns
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,9 @@ from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_f
 
 if TYPE_CHECKING:  # it imports torch, which only a loaded language model needs
     from modelyard_workloads.serve.generation.service import GenerationService
+
+_QUICK_TEXTS = 256
+_QUICK_BYTES = 20_000  # of all texts of an input
 
 State = Literal["LOADING", "READY", "UNAVAILABLE"]
 
@@ -176,13 +179,21 @@ class DataPlane:
                 decoded.append(await asyncio.to_thread(_decode_elements, tensor, spec, decoder))
         return decoded
 
+    async def _check(self, runtime: Runtime, arrays: Mapping[str, Array]) -> None:
+        """As the runtime does; where there is much text to tokenise, others are answered meanwhile."""
+        if not _costly(arrays):
+            runtime.check(arrays)
+            return
+        async with self._decoding:
+            await asyncio.to_thread(runtime.check, arrays)
+
     async def infer(self, request: InferRequest) -> InferResponse:
         """Check the request, compute, choose the outputs. Raises the errors of errors.py."""
         model = self.model(request.model, request.version)
         inputs = await self._decoded(model.runtime, request.inputs)
         arrays, key = _check_inputs(model.runtime.inputs, inputs)
         chosen = _choose_outputs(model.runtime.outputs, request.outputs)
-        model.runtime.check(arrays)
+        await self._check(model.runtime, arrays)
         answers = await model.batcher.submit(arrays, key, request.deadline)
         outputs = [Tensor(spec.name, spec.datatype, answers[spec.name]) for spec in chosen]
         for tensor in outputs:
@@ -202,7 +213,7 @@ class DataPlane:
         explainer = self.explainer(request.model, request.version)
         runtime = self.model(request.model, request.version).runtime
         arrays, _ = _check_inputs(runtime.inputs, await self._decoded(runtime, request.inputs))
-        runtime.check(arrays)
+        await self._check(runtime, arrays)
         return await explainer.explain(arrays, request.deadline)
 
     async def explain_as_tensors(self, request: InferRequest) -> InferResponse:
@@ -221,6 +232,12 @@ class DataPlane:
 
 def _specs(tensors: Sequence[Tensor]) -> list[TensorSpec]:
     return [TensorSpec(tensor.name, tensor.datatype, tensor.array.shape) for tensor in tensors]
+
+
+def _costly(arrays: Mapping[str, Array]) -> bool:
+    """Are there so many or so long texts that looking at them takes more than a few milliseconds?"""
+    texts = [array.ravel() for array in arrays.values() if array.dtype == object]
+    return any(len(array) > _QUICK_TEXTS or sum(map(len, array)) > _QUICK_BYTES for array in texts)
 
 
 def _decode_elements(tensor: Tensor, spec: TensorSpec, decoder: Decoder) -> Tensor:

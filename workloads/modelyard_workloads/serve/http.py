@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -85,7 +86,7 @@ def compressed(reply: Response, accept_encoding: str | None) -> Response:
     """The reply, compressed when the client asks for it and it pays."""
     if not accept_encoding or len(reply.body) < _COMPRESS_FROM:
         return reply
-    accepted = {part.split(";")[0].strip().lower() for part in accept_encoding.split(",") if "q=0" not in part}
+    accepted = {_coding(part) for part in accept_encoding.split(",")}
     if "gzip" in accepted:
         reply.body, encoding = gzip.compress(reply.body, compresslevel=1), "gzip"
     elif "deflate" in accepted:
@@ -96,6 +97,13 @@ def compressed(reply: Response, accept_encoding: str | None) -> Response:
     reply.headers["Content-Length"] = str(len(reply.body))
     reply.headers["Vary"] = "Accept-Encoding"
     return reply
+
+
+def _coding(part: str) -> str:
+    """The name of one entry of Accept-Encoding; empty where its weight is 0: `gzip;q=0.5` is wanted, `gzip;q=0` not."""
+    name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    unwanted = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return "" if unwanted else name
 
 
 class Bodies:

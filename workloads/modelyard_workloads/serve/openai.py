@@ -5,6 +5,7 @@ Completions, chat completions, models and embeddings; streams are server-sent ev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from secrets import token_hex
 from time import monotonic, time
@@ -81,10 +82,12 @@ class OpenAIAdapter:
         service = self._service(asked.model)
         language = service.language
         prompts: list[tuple[str | None, list[int]]] = []
+        service.check_room(len(asked.prompts) * asked.choices)
         for prompt in asked.prompts:
             if isinstance(prompt, str):
                 tokens = await language.encode(prompt, add_special=asked.add_special_tokens is not False)
                 prompts.append((prompt, tokens))
+                await asyncio.sleep(0)  # many quick prompts are not quick together
             else:
                 prompts.append((None, prompt))
         echo = bool(asked.echo)
@@ -120,7 +123,8 @@ class OpenAIAdapter:
         # Templates write the special tokens themselves.
         prompt = await language.encode(text, add_special=bool(asked.add_special_tokens))
         room = max(service.limits.max_length - len(prompt), 1)
-        limit = asked.max_completion_tokens or asked.max_tokens or room
+        asked_for = (asked.max_completion_tokens, asked.max_tokens)
+        limit = next((most for most in asked_for if most is not None), room)
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         asks = _asks(asked, service, [prompt], limit, logprobs=logprobs)
         head = Head.now(f"chatcmpl-{token_hex(12)}", "chat.completion", self._plane.name)

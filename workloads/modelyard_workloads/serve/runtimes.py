@@ -39,7 +39,7 @@ class Runtime(Protocol):
     def check(self, arrays: Mapping[str, Array]) -> None:
         """Refuse values that have the right shape and datatype and still make no sense. Raises InvalidInput.
 
-        Runs on the event loop, before the request can share a batch: it must be quick.
+        Before the request can share a batch; on the event loop, or on another thread where there is much text.
         """
 
     def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -77,6 +77,30 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": MODEL, "prompt": ["a", "b", "c"], "max_tokens": 2}),
+        ("/v1/completions", {"model": MODEL, "prompt": "a", "n": 3, "max_tokens": 2}),
+    ],
+)
+def test_a_request_that_could_never_wait_is_told_what_to_send(path: str, body: dict[str, Any]) -> None:
+    with serving(language.gated(), {"maxQueue": 2}) as server:
+        refused = post(server, body, path)
+        assert refused.status == 400
+        assert "asks for 3 answers (prompts times n), at most 2 may wait" in refused.json()["error"]["message"]
+        assert post(server, {**body, "prompt": "a", "n": 2}, path).status == 200
+
+
+def test_the_times_of_a_request_are_told_in_vllms_words() -> None:
+    with serving(language.gated()) as server:
+        assert post(server, {**LONG, "max_tokens": 3}).status == 200
+        text = server.call("GET", "/metrics").body.decode()
+    for name in ("queue", "prefill", "decode", "inference"):
+        assert f"vllm:request_{name}_time_seconds_count" in text, name
+    assert 'vllm:lora_requests_info{max_lora="0",running_lora_adapters="",waiting_lora_adapters=""} 1.0' in text
+
+
 def test_time_that_is_over_ends_a_request_and_its_computation() -> None:
     decoder = language.gated()
     with serving(decoder, {"timeoutSeconds": 0.3}) as server:

@@ -41,6 +41,9 @@ class GenerationMetrics:
         self._mean = self._histogram("request_time_per_output_token_seconds", "Mean of a request.", _BETWEEN)
         self._whole = self._histogram("e2e_request_latency_seconds", "Until the last token.", _WHOLE)
         self._queue = self._histogram("request_queue_time_seconds", "Until the first step.", _WHOLE)
+        self._prefill = self._histogram("request_prefill_time_seconds", "First step to first token.", _WHOLE)
+        self._decode = self._histogram("request_decode_time_seconds", "First token to last.", _WHOLE)
+        self._inference = self._histogram("request_inference_time_seconds", "First step to last token.", _WHOLE)
         self._prompt_lengths = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS)
         self._lengths = self._histogram("request_generation_tokens", "Tokens of an answer.", _TOKENS)
         self._prompts = self._counter("prompt_tokens", "Tokens of prompts that were computed.")
@@ -57,6 +60,13 @@ class GenerationMetrics:
             (*_LABELS, "block_size", "num_gpu_blocks", "enable_prefix_caching"),
             registry=registry,
         ).labels(*self._values, str(engine.pool.size), str(engine.pool.count), str(engine.limits.prefix_caching)).set(1)
+        # There are no adapters; gateways that choose a server by them look for the metric all the same.
+        Gauge(
+            "vllm:lora_requests_info",
+            "Adapters in use: none.",
+            ("running_lora_adapters", "waiting_lora_adapters", "max_lora"),
+            registry=registry,
+        ).labels("", "", "0").set(1)
         registry.register(_EngineCounts(engine, self._values))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -86,6 +96,13 @@ class GenerationMetrics:
         """A step gave so many."""
         self._generated.inc(count)
         self.total += count
+
+    def computed(self, prefill: float, decode: float) -> None:
+        """Seconds of a sequence that ended: from its first step to the first token, and from there to the last."""
+        prefill = max(prefill, 0)
+        self._prefill.observe(prefill)
+        self._decode.observe(decode)
+        self._inference.observe(prefill + decode)
 
     def ended(self, reason: str, tokens: int, seconds: float, since_first: float) -> None:
         """A sequence ended; `seconds` in all, `since_first` from the first token on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
@@ -70,7 +71,11 @@ class GenerationDispatch:
         """The most probable continuations of the texts, a few tokens each; see `Batcher.submit`."""
         language = self._service.language
         sampling = _most_probable(language)
-        asks = [(await language.encode(text), sampling) for text in _texts(arrays)]
+        self._service.check_room(len(arrays[TEXT_IN]))
+        asks = []
+        for text in _texts(arrays):
+            asks.append((await language.encode(text), sampling))
+            await asyncio.sleep(0)  # many quick texts are not quick together
         parts: list[list[str]] = [[] for _ in asks]
         with self._service.open(asks, deadline) as generation:
             async for arrived in generation:

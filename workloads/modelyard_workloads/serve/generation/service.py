@@ -130,10 +130,22 @@ class GenerationService:
         """Tokens of prompts and answers since the start."""
         return self._metrics.total
 
+    def check_room(self, count: int) -> None:
+        """Raise unless so many sequences more may wait: Saturated, or InvalidInput where they never could.
+
+        For whoever reads a request too: before its prompts are tokenised and multiplied by their choices.
+        """
+        if count > self._max_queue:
+            raise InvalidInput(
+                f"the request asks for {count} answers (prompts times n), at most {self._max_queue} may wait:"
+                " send fewer prompts or a smaller n"
+            )
+        if self.depth + count > self._max_queue:
+            raise Saturated("the model's queue is full; try again later")
+
     def open(self, asks: Several[Ask], deadline: float) -> Generation:
         """Begin; `deadline` is a time of `time.monotonic`. Raises Saturated, and InvalidInput for what cannot fit."""
-        if self.depth >= self._max_queue:
-            raise Saturated("the model's queue is full; try again later")
+        self.check_room(len(asks))
         longest = self.limits.max_length
         for tokens, sampling in asks:
             if not tokens:
@@ -212,3 +224,5 @@ class GenerationService:
 
     def _observe_end(self, choice: _Choice, reason: str, now: float) -> None:
         self._metrics.ended(reason, choice.tokens, now - choice.arrived, choice.last - choice.first)
+        if choice.first:
+            self._metrics.computed(choice.first - choice.sequence.started, choice.last - choice.first)
