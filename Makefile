@@ -108,6 +108,10 @@ bench-generate: venv ## tokens per second of text generation beside transformers
 bench-train: venv ## the trainers beside what people run today, as JSON lines (ONLY=bert, ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_train.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
 
+.PHONY: bench-explain
+bench-explain: venv ## latency of predictions beside explanations, as JSON lines (SECONDS=3, ROUNDS=5)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_explain.py --seconds $(or $(SECONDS),3) --rounds $(or $(ROUNDS),5)
+
 .PHONY: bench-nanogpt
 bench-nanogpt: venv ## causal-lm beside nanoGPT's recipe for a CPU: speed, and seconds to the same bits per byte (ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_nanogpt.py --rounds $(or $(ROUNDS),3)
