@@ -19,8 +19,10 @@ from modelyard_operator.plan import Key, Object
 FIRST_AFTER_SECONDS = 3.0
 """A pod that still waits after this time is asked why: its Events are read, then and from time to time."""
 AGAIN_AFTER_SECONDS = 15.0
-SOONER_AFTER_SECONDS = 3.0
-"""As long as nothing was answered: a busy kubelet may not have said yet why. Doubled each time, up to the former."""
+UNANSWERED_AFTER_SECONDS = 5.0
+"""As long as nothing was answered: a busy kubelet may not have said yet why."""
+SCHEDULING = "FailedScheduling"
+"""What the scheduler said before the pod had a node is no reason why it still waits."""
 BURST = 20
 PER_SECOND = 4.0
 """Questions at once, and on and on. Of a hundred pods that cannot start the last is asked after 20 s."""
@@ -39,12 +41,6 @@ class Told(NamedTuple):
 class _Question:
     due: float
     answer: str = ""
-    silence: float = SOONER_AFTER_SECONDS / 2
-
-    def patience(self) -> float:
-        """Seconds until to ask again."""
-        self.silence = AGAIN_AFTER_SECONDS if self.answer else min(2 * self.silence, AGAIN_AFTER_SECONDS)
-        return self.silence
 
 
 class PodReasons:
@@ -71,7 +67,8 @@ class PodReasons:
             question = waiting[uid] = before.get(uid) or _Question(self._turn())
             if question.due <= monotonic():
                 question.answer = await self._ask(pod)
-                question.due = max(self._turn(), monotonic() + question.patience())
+                patience = AGAIN_AFTER_SECONDS if question.answer else UNANSWERED_AFTER_SECONDS
+                question.due = max(self._turn(), monotonic() + patience)
             if question.answer:
                 warnings[name] = question.answer
             looks.append(question.due - monotonic())
@@ -91,7 +88,8 @@ class PodReasons:
         meta = pod["metadata"]
         fields = f"involvedObject.uid={meta['uid']},type=Warning"
         events = await self._cluster.list("Event", meta["namespace"], fields=fields)
-        newest = max(events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
+        told = [event for event in events if event.get("reason") != SCHEDULING]
+        newest = max(told, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
         return f"{newest.get('reason')}: {newest.get('message')}" if newest else ""
 
 
