@@ -18,7 +18,7 @@ class Section(BaseModel):
 
 class Parameters(Section):
     """What every builtin trainer understands. The batch is global, so that the result does not depend on the number
-    of ranks.
+    of ranks, batch normalisation apart.
     """
 
     epochs: int = Field(10, ge=1, le=100_000, description="How many times the training data is seen.")
