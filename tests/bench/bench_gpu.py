@@ -3,8 +3,6 @@
 Prints JSON lines {"bench", "unit", "ours", "peer", "theirs", "ratio", …}: ratio above 1 says that ours is better. Each
 side is a process of its own (see gpu_side.py). Both warm up, which compiles what they compile, and then take turns on
 the GPU; the medians are compared. Our side uses the objects that a training pod uses: Task, Training, Backward.
-
-`--together` starts several families at once, so that they compile while others do: only their turns are one by one.
 """
 
 from __future__ import annotations
@@ -40,6 +38,7 @@ class Process:
         environment = os.environ | {"PYTHONPATH": f"{_PATHS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         environment |= {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
         folder.mkdir(parents=True, exist_ok=True)
+        self._begun = False
         self._log = folder / "log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -62,6 +61,19 @@ class Process:
         self._process.stdin.flush()
         return self.answer()
 
+    def begin(self) -> None:
+        """Ask for the warm-up, and do not wait for it."""
+        assert self._process.stdin is not None
+        if not self._begun:
+            self._process.stdin.write("begin\n")
+            self._process.stdin.flush()
+        self._begun = True
+
+    def ready(self) -> dict[str, Any]:
+        """Wait for the warm-up; called once."""
+        self.begin()
+        return self.answer()
+
     def end(self) -> None:
         """Let go of the GPU."""
         assert self._process.stdin is not None
@@ -74,7 +86,7 @@ class Process:
 
 def compare(family: str, sides: dict[str, Process], rounds: int, questions: list[str]) -> dict[str, Any]:
     """The line of a family whose sides have been started."""
-    ready = {name: side.answer() for name, side in sides.items()}
+    ready = {name: side.ready() for name, side in sides.items()}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     steps = {name: _steps(side.ask("time 3")) for name, side in sides.items()}
     for _ in range(rounds):
@@ -115,9 +127,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(FAMILIES), help="families, with commas between them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", default="ours,peer")
-    parser.add_argument("--together", action="store_true", help="start all families at once")
     parser.add_argument("--tiny", action="store_true", help="to try the scripts out")
-    parser.add_argument("--ask", default="resume", help="profile, resume, benchmark; see gpu_side.py")
+    parser.add_argument("--ask", default="resume", help="see gpu_side.py; with commas between them")
     parser.add_argument("--output", type=Path, help="a file for the lines")
     arguments = parser.parse_args()
     families, questions = arguments.only.split(","), [q for q in arguments.ask.split(",") if q]
@@ -128,9 +139,10 @@ def main() -> None:
             root = Path(folder) / family
             return {s: Process(script, s, root / s, tiny=arguments.tiny) for s in arguments.sides.split(",")}
 
-        started = {family: start(family) for family in families} if arguments.together else {}
         for family in families:
-            sides = started.get(family) or start(family)
+            sides = start(family)
+            for side in sides.values():
+                side.begin()
             try:
                 line = json.dumps(compare(family, sides, arguments.rounds, questions))
             except RuntimeError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench import gpu_text
-from bench.gpu_side import Side, device, main, matmul_peak, ours, settle
+from bench.gpu_side import Side, compiling, device, eager_peer, main, matmul_peak, ours, settle
 from modelyard_workloads.config import parse
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.data.tokens import TokenRows
@@ -73,7 +73,7 @@ def peer(folder: Path, tiny: bool) -> Side:
     shape = huggingface_config(task.build_model().decoder.config, end_token=0)
     torch.set_float32_matmul_precision("high")
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).to(device())
-    compiled: Any = torch.compile(model)
+    compiled: Any = torch.compile(model, disable=eager_peer())
     length, batch = parameters.context_length, parameters.batch_size
     (prepared,) = (folder / "output" / "prepared").glob("*[!k]")
     rows = TokenRows(prepared, "train", length=length, end=0, apart=False)
@@ -94,7 +94,7 @@ def peer(folder: Path, tiny: bool) -> Side:
         optimizer.zero_grad()
 
     settle()
-    name = f"transformers {transformers.__version__} GPT2LMHeadModel, autocast bf16, torch.compile, fused AdamW"
+    name = f"transformers {transformers.__version__} GPT2LMHeadModel, autocast bf16, {compiling()}, fused AdamW"
     return Side(step, "tokens/s", batch * length, {"peer": name})
 
 

@@ -1,18 +1,19 @@
 """One side of a comparison on a GPU: a process that is asked over its standard input; see bench_gpu.py.
 
-After its warm-up it says that it is ready, with what that took. Then it answers each line with a line of JSON:
+It answers each line with a line of JSON:
 
+    begin         the warm-up, which compiles -> what that took; until then only the weights are on the GPU
     time N        N steps -> {"rate", "milliseconds"}
     profile       three steps -> what the GPU spent its time on
     resume        ours: three steps, twice from the same state -> are the weights the same, bit for bit?
     benchmark N   the same as time and resume, but from now on cuDNN may try its algorithms
-    strict N      the same, but from now on an operation that is not deterministic is an error
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from modelyard_workloads.randomness import make_deterministic
 from modelyard_workloads.tasks import build_task
 from torch import Tensor, nn
 
-_WARM_UP = 4
 _PEAK = {"cuda": 8192, "cpu": 256}  # rows and columns of the matrix product that is the peak
 
 
@@ -42,6 +42,7 @@ class Side:
     amount: float
     about: dict[str, Any] = field(default_factory=dict)  # said in the answer `ready`
     training: Training | None = None  # ours
+    warm_up: int = 4  # steps
 
 
 def trained(raw: dict[str, Any]) -> tuple[Training, nn.Module]:
@@ -63,6 +64,16 @@ def ours(raw: dict[str, Any], unit: str, amount: float) -> Side:
 def device() -> torch.device:
     """The GPU; a CPU for trying the scripts out."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def eager_peer() -> bool:
+    """Is the peer not to be compiled? Few loops are; and it takes a minute."""
+    return "EAGER_PEER" in os.environ
+
+
+def compiling() -> str:
+    """The same, for the peer's name."""
+    return "not compiled" if eager_peer() else "torch.compile"
 
 
 def settle() -> None:
@@ -89,16 +100,12 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def serve(side: Side) -> None:
-    """Warm up, then answer until the input ends."""
-    began = time.perf_counter()
-    for _ in range(_WARM_UP):
-        side.step()
-    settle()
-    memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    say({"ready": round(time.perf_counter() - began, 1), "gib": round(memory, 1), "unit": side.unit, **side.about})
+    """Answer until the input ends."""
     for line in sys.stdin:
         verb, *arguments = line.split()
-        if verb == "time":
+        if verb == "begin":
+            say(_warm_up(side))
+        elif verb == "time":
             say(_rate(side, int(arguments[0])))
         elif verb == "profile":
             say(_profile(side))
@@ -106,11 +113,9 @@ def serve(side: Side) -> None:
             say({"resumesBitIdentical": _resumes(side)})
         elif verb == "benchmark":
             torch.backends.cudnn.benchmark = True
-            say(_tried(side, int(arguments[0])))
-        elif verb == "strict":
-            torch.set_deterministic_debug_mode("error")
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            say(_tried(side, int(arguments[0])))
+            for _ in range(2):
+                side.step()
+            say(_rate(side, int(arguments[0])) | {"resumesBitIdentical": _resumes(side)})
 
 
 def say(answer: dict[str, Any]) -> None:
@@ -119,18 +124,15 @@ def say(answer: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _warm_up(side: Side) -> dict[str, Any]:
+    seconds = timed(lambda: [side.step() for _ in range(side.warm_up)])
+    memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    return {"ready": round(seconds, 1), "gib": round(memory, 1), "unit": side.unit, **side.about}
+
+
 def _rate(side: Side, steps: int) -> dict[str, float]:
     seconds = timed(lambda: [side.step() for _ in range(steps)])
     return {"rate": steps * side.amount / seconds, "milliseconds": 1e3 * seconds / steps}
-
-
-def _tried(side: Side, steps: int) -> dict[str, Any]:
-    try:
-        for _ in range(2):
-            side.step()
-        return _rate(side, steps) | {"resumesBitIdentical": _resumes(side)}
-    except RuntimeError as error:
-        return {"error": str(error)[:500]}
 
 
 def _profile(side: Side) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.parameters import Parameters
-from modelyard_workloads.tasks.base import Task
+from modelyard_workloads.randomness import strictly_deterministic
+from modelyard_workloads.tasks.base import Strict, Task
 
 
 @runtime_checkable
@@ -54,7 +55,11 @@ class Backward:
         """Add the gradients of the batch to the model's; the loss. The ranks exchange gradients once, after the last
         part.
         """
-        parts = list(divide(batch, self._parts))
+        strict = self._device.type == "cuda" and isinstance(task, Strict)
+        with strictly_deterministic() if strict else nullcontext():
+            return self._in_parts(task, model, list(divide(batch, self._parts)))
+
+    def _in_parts(self, task: Task, model: nn.Module, parts: list[Any]) -> Tensor:
         total: Tensor | None = None
         for number, part in enumerate(parts, start=1):
             with _exchange(model, number == len(parts)):

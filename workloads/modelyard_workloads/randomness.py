@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,6 +23,19 @@ def make_deterministic() -> None:
     # Filling every new tensor with NaN would find reads of memory that nobody wrote, and costs a tenth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def strictly_deterministic() -> Iterator[None]:
+    """Here an operation that has no deterministic form is an error. Only then does attention on a GPU take the form
+    of its backward pass that gives the same bits every time, which is slower: asked by a warning it does not.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 def seed_everything(seed: int) -> None:

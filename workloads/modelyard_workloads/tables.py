@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modelyard_workloads.models.recommender import Table
+from modelyard_workloads.models.recommender import Table, pick_rows
 
 _TOGETHER = 64  # gradients of one row that are added up one after the other; some rows are in every sample
 
@@ -52,7 +52,7 @@ class RowwiseAdagrad:
         sums = state["sum"].index_select(0, rows) + torch.linalg.vecdot(gradient, gradient) / gradient.shape[1]
         state["sum"].scatter_(0, rows, sums)
         step = gradient * (-rate / (sums.sqrt() + self.epsilon))[:, None]
-        weight.index_copy_(0, rows, weight.index_select(0, rows) + step)
+        weight.index_copy_(0, rows, pick_rows(weight, rows) + step)
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ def add_up_unseen(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     groups = first.cumsum(0) - 1  # (m,): which of the k rows
     pieces = (first | (places[:-1] % _TOGETHER == 0)).cumsum(0) - 1
     starts = torch.searchsorted(groups, places)  # (m + 1,): where each of the k begins, then m
-    partial = _sums(gradients.index_select(0, order), torch.searchsorted(pieces, places))
+    partial = _sums(pick_rows(gradients, order), torch.searchsorted(pieces, places))
     sums = _sums(partial, torch.cat([pieces, pieces[-1:] + 1])[starts])
     places = torch.minimum(places[:-1], groups[-1])
-    return ordered[starts[places]].long(), sums.index_select(0, places)
+    return ordered[starts[places]].long(), pick_rows(sums, places)
 
 
 def _sums(values: Tensor, bounds: Tensor) -> Tensor:

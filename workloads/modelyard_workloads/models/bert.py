@@ -11,7 +11,7 @@ the rows out as (B, L) for that one operation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -126,11 +126,14 @@ class Attention(nn.Module):
         """Project, attend within each row, merge the heads."""
         qkv = self.project(x).view(len(x), 3, self.heads, -1)  # (T, 3, H, D)
         dropout = self.dropout if self.training else 0.0
-        if qkv.is_cuda and qkv.dtype in _HALF and not dropout:
-            merged = _attend_varlen(qkv, rows)
-        else:
-            merged = _attend_padded(qkv, rows, dropout)
+        merged = _attend_varlen(qkv, rows) if _unpadded(qkv, dropout) else _attend_padded(qkv, rows, dropout)
         return self.merge(merged)  # type: ignore[no-any-return]
+
+
+def _unpadded(x: Tensor, dropout: float) -> bool:
+    """Does attention on such values do without padding?"""
+    half = x.dtype in _HALF or torch.is_autocast_enabled(x.device.type)
+    return x.is_cuda and half and not dropout
 
 
 def _attend_varlen(qkv: Tensor, rows: PackedRows) -> Tensor:
@@ -180,6 +183,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self._attention_dropout = config.attention_dropout
 
     def embed(self, rows: PackedRows) -> Tensor:
         """The sum of the embeddings, (T, W); what explanations of an answer start from."""
@@ -188,9 +192,28 @@ class Encoder(nn.Module):
     def forward(self, rows: PackedRows, embedded: Tensor | None = None) -> Tensor:
         """`embedded` stands in for `embed(rows)`."""
         x = self.dropout(self.norm(self.embed(rows) if embedded is None else embedded))
+        count = len(x)
+        if _unpadded(x, self._attention_dropout if self.training else 0.0):
+            x, rows = _rounded(x, rows)
         for block in self.blocks:
             x = block(x, rows)
-        return x  # type: ignore[no-any-return]
+        return x[:count]  # type: ignore[no-any-return]
+
+
+def _rounded(x: Tensor, rows: PackedRows) -> tuple[Tensor, PackedRows]:
+    """With one row more, of zeros, that makes the tokens a round number: a GPU's libraries choose and load kernels for
+    every number of tokens that they have not met, which takes longer than to compute a few tokens in vain.
+    """
+    count = len(x)
+    end = round_up(count + 1)
+    starts = F.pad(rows.starts, (0, 1), value=end)
+    return F.pad(x, (0, 0, 0, end - count)), replace(rows, starts=starts, longest=max(rows.longest, end - count))
+
+
+def round_up(count: int) -> int:
+    """The next of 16 numbers between powers of two, a multiple of 64 at least."""
+    step = max(64, 1 << (count.bit_length() - 5))
+    return -(-count // step) * step
 
 
 class Pooler(nn.Module):
@@ -244,7 +267,10 @@ class BertPretraining(nn.Module):
     def forward(self, rows: PackedRows, masked: Tensor, embedded: Tensor | None = None) -> PretrainingLogits:
         """`masked` (M,): places in (T,). Only these are compared with the vocabulary."""
         x = self.encoder(rows, embedded)
-        logits = self.masked(x[masked], self.encoder.tokens.weight)
+        count = len(masked)
+        if x.is_cuda:
+            masked = F.pad(masked, (0, round_up(count) - count))
+        logits = self.masked(x[masked], self.encoder.tokens.weight)[:count]
         if self.pooler is None or self.next_sentence is None:
             return PretrainingLogits(logits, None)
         return PretrainingLogits(logits, self.next_sentence(self.pooler(x, rows)))

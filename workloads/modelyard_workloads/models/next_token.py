@@ -77,7 +77,7 @@ class ChunkLoss(nn.Module):
         """
         dtype, vocabulary = logits.dtype, logits.shape[1]
         logits = logits.float()
-        spread = logits.logsumexp(dim=1, keepdim=True)
+        spread = _spread(logits)
         expected = logits.gather(1, wanted)
         if smoothing:
             expected = (1 - smoothing) * expected + smoothing * logits.mean(dim=1, keepdim=True)
@@ -88,10 +88,19 @@ class ChunkLoss(nn.Module):
         if smoothing:
             slope -= smoothing / vocabulary
         if logits.is_cuda:  # compiled: one pass over all, and nothing is scattered
-            slope -= (1.0 - smoothing) * (torch.arange(vocabulary, device=logits.device) == wanted)
+            places = torch.arange(vocabulary, device=logits.device, dtype=torch.int32)
+            slope -= (1.0 - smoothing) * (places == wanted.int())
         else:
             slope.scatter_add_(1, wanted, torch.full_like(expected, smoothing - 1.0))
         return loss, slope.to(dtype)
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """The logarithm of the sum of exponentials, (N, V) -> (N, 1)."""
+    if not logits.is_cuda:
+        return logits.logsumexp(dim=1, keepdim=True)
+    largest = logits.amax(dim=1, keepdim=True)  # in this form the compiler finds both in one pass over the logits
+    return (logits - largest).exp().sum(dim=1, keepdim=True).log() + largest
 
 
 class _HeadAndLoss(torch.autograd.Function):

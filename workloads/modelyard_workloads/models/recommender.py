@@ -49,11 +49,31 @@ class Table(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, F) -> (B, F, E)"""
-        values = F.embedding(rows, self.weight)
+        values = pick_rows(self.weight, rows)
         if self.training and torch.is_grad_enabled() and not self.weight.requires_grad:
             values.requires_grad_()
             self.touched.append((rows, values))
         return values
+
+
+def pick_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """values (R, E), rows (...) -> (..., E)"""
+    if not values.is_cuda:
+        return F.embedding(rows, values)
+    # The kernels that torch has for whole rows give each a block of threads, most of which a short row leaves idle: 1.4
+    # ms instead of 0.1 for 1.7 million rows of 16 numbers (H100). So the numbers are picked one by one.
+    width = values.shape[1]
+    return values.take(rows.long().unsqueeze(-1) * width + torch.arange(width, device=values.device))
+
+
+class Layers(nn.Sequential):
+    """Layers one after the other; torch's own class is not compiled by `Module.compile`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widths) -> (B, 1)"""
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class Recommender(nn.Module):
@@ -76,7 +96,7 @@ class Recommender(nn.Module):
         for units in a.hidden_units:
             layers += [nn.Linear(width, units), nn.ReLU(), *([nn.Dropout(a.dropout)] if a.dropout else [])]
             width = units
-        self.deep = nn.Sequential(*layers, nn.Linear(width, 1))  # its bias is the whole model's
+        self.deep = Layers(*layers, nn.Linear(width, 1))  # its bias is the whole model's
         self.register_buffer("mean", torch.tensor(a.mean), persistent=False)
         self.register_buffer("std", torch.tensor(a.std), persistent=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,13 @@ class OwnOptimizer(Protocol):
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of this model."""
         ...
+
+
+@runtime_checkable
+class Strict(Protocol):
+    """A task all of whose operations have a deterministic form on a GPU, attention's slower one included."""
+
+    strict: Literal[True]
 
 
 @runtime_checkable

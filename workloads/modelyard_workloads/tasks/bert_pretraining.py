@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ _FORMAT = 1  # of the prepared data; another number where another content would 
 class BertPretrainingTask:
     """The Task of `bert-pretraining`; see `tasks.base.Task` for the order of calls."""
 
+    strict: Literal[True] = True
     objective = Objective(metric="evaluationLoss", higher_is_better=False)
 
     def __init__(self, config: TrainingConfig) -> None:

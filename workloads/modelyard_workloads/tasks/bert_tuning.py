@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class LabelledTexts(Protocol):
 
 class BertTuningTask:
     """Base of the Tasks; see `tasks.base.Task` for the order of calls."""
+
+    strict: Literal[True] = True
 
     head: ClassVar[Head]
     target: ClassVar[str]

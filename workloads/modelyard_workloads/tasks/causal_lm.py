@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -65,6 +65,8 @@ _OF_THE_MODEL = ("architecture", "size", "layers", "width", "heads", "key_value_
 
 class CausalLmTask:
     """The Task of `causal-lm`; see `tasks.base.Task` for the order of calls."""
+
+    strict: Literal[True] = True
 
     def __init__(self, config: TrainingConfig) -> None:
         """Raises ConfigError where parameters and model.uri contradict each other."""
