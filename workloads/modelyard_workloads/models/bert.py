@@ -212,7 +212,7 @@ def _rounded(x: Tensor, rows: PackedRows) -> tuple[Tensor, PackedRows]:
 
 def round_up(count: int) -> int:
     """The next of 16 numbers between powers of two, a multiple of 64 at least."""
-    step = max(64, 1 << (count.bit_length() - 5))
+    step = max(64, 1 << max(0, count.bit_length() - 5))
     return -(-count // step) * step
 
 
