@@ -108,6 +108,10 @@ bench-generate: venv ## tokens per second of text generation beside transformers
 bench-train: venv ## the trainers beside what people run today, as JSON lines (ONLY=bert, ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_train.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
 
+.PHONY: bench-decode-gpu
+bench-decode-gpu: venv ## decoding on a GPU beside transformers and the memory's bandwidth, as JSON lines (SHAPES=1b,8b)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_decode_gpu.py --shapes $(if $(SHAPES),$(SHAPES),1b,8b)
+
 .PHONY: bench-explain
 bench-explain: venv ## latency of predictions beside explanations, as JSON lines (SECONDS=3, ROUNDS=5)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_explain.py --seconds $(or $(SECONDS),3) --rounds $(or $(ROUNDS),5)

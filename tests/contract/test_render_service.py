@@ -225,6 +225,9 @@ def test_settings_of_language_models_reach_the_server_and_make_a_revision() -> N
     assert (config.max_model_len, config.max_num_seqs, config.kv_cache_memory) == (256, 4, 64 << 20)
     assert config.prefix_caching is False
     assert made.status["latestReadyRevision"] != world().status["latestReadyRevision"]
+    half = world(generation={**generation, "dtype": "bfloat16"})
+    assert parse_serve_config(env(pod_of(half)["containers"][0])["MODELYARD_CONFIG"]).generation.dtype == "bfloat16"
+    assert half.status["latestReadyRevision"] != made.status["latestReadyRevision"]
 
 
 def test_explanations_reach_the_server_and_make_a_revision_only_where_they_are_asked_for() -> None:

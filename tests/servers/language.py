@@ -22,8 +22,9 @@ from modelyard_workloads.artifact import (
 )
 from modelyard_workloads.data.bpe import TextTokenizer
 from modelyard_workloads.data.chat import DEFAULT_TEMPLATE, ChatTemplate
-from modelyard_workloads.models.decoder import Attend, Decoder, DecoderConfig
+from modelyard_workloads.models.decoder import Attend, AttendProjected, Decoder, DecoderConfig
 from modelyard_workloads.models.decoder_huggingface import huggingface_config, to_huggingface
+from modelyard_workloads.serve.generation.decode import MakeRunner, graph_runner
 from modelyard_workloads.serve.generation.engine import Engine, EngineLimits
 from modelyard_workloads.serve.generation.language import Language
 from modelyard_workloads.serve.generation.runtime import GenerationRuntime
@@ -69,8 +70,15 @@ def model(family: Literal["gpt2", "llama"] = "gpt2", seed: int = 5) -> Decoder:
     return decoder
 
 
-def engine(decoder: Decoder, *, blocks: int = 64, together: bool | None = None, **limits: int) -> Engine:
-    """An engine whose cache has so many blocks of 16 tokens; `together`: attention as on an accelerator."""
+def engine(
+    decoder: Decoder,
+    *,
+    blocks: int = 64,
+    together: bool | None = None,
+    runner_of: MakeRunner = graph_runner,
+    **limits: int,
+) -> Engine:
+    """An engine whose cache has so many blocks of 16 tokens; `together` and `runner_of`: as on an accelerator."""
     per_block = 16 * 2 * decoder.config.layers * decoder.config.key_value_heads * decoder.config.head_width * 4
     chosen = {"max_length": CONTEXT, "max_sequences": 4, "max_step_tokens": 32, "prefix_caching": True} | limits
     return Engine(
@@ -79,6 +87,7 @@ def engine(decoder: Decoder, *, blocks: int = 64, together: bool | None = None, 
         EngineLimits(cache_bytes=blocks * per_block, **chosen),  # type: ignore[arg-type]
         torch.device("cpu"),
         together=together,
+        runner_of=runner_of,
     )
 
 
@@ -148,7 +157,9 @@ class GatedDecoder(Decoder):
         self.gate.set()
         self.steps = 0
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | AttendProjected | None = None
+    ) -> Tensor:
         """As the decoder."""
         assert self.gate.wait(30)
         self.steps += 1

@@ -51,7 +51,10 @@ def revision_of(service: Object, spec: ModelServiceSpec, model: Object, installa
         "validation": manifest(spec.validation),
     }
     if spec.generation is not None:
-        content["generation"] = manifest(spec.generation)
+        generation = manifest(spec.generation)
+        if generation.get("dtype") == "float32":  # as it was before there was a choice
+            del generation["dtype"]
+        content["generation"] = generation
     if spec.explain is not None:
         content["explain"] = manifest(spec.explain)
     return content_hash(content)

@@ -39,6 +39,8 @@ def server_config(name: str, spec: ModelServiceSpec, model: Object, revision: st
             "kvCacheMemory": int(amount(str(spec.generation.kv_cache_memory))),
             "prefixCaching": spec.generation.prefix_caching,
         }
+        if spec.generation.dtype != "float32":
+            config["generation"]["dtype"] = spec.generation.dtype
     if spec.explain is not None:
         config["explain"] = {"enabled": spec.explain.enabled, "steps": spec.explain.steps}
     if spec.auth.mode == "ApiKey":

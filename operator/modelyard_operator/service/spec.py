@@ -101,6 +101,9 @@ class Generation(Model):
     """Memory for keys and values."""
     prefix_caching: bool = True
     """Whether common beginnings of prompts are computed once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What weights, keys and values are kept and computed in. bfloat16 takes half of the memory and, on a GPU, of the
+    time; answers are then as near to the recorded ones as it can represent."""
 
 
 class Explain(Model):

@@ -13,6 +13,7 @@ Sennrich 2019 (RMSNorm); Shazeer 2020 (SwiGLU); Ainslie et al. 2023 (grouped-que
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -127,6 +128,14 @@ class Attend(Protocol):
         ...
 
 
+class AttendProjected(ABC):
+    """Attention that applies the positions itself: kernels that turn the heads and write a cache in one go."""
+
+    @abstractmethod
+    def attend_projected(self, layer: int, projected: Tensor) -> Tensor:
+        """projected (B, T, H + 2K, D): queries, keys and values of the new tokens -> (B, T, H, D)"""
+
+
 @dataclass(frozen=True)
 class CausalAttention:
     """Every token sees itself and what is before it in its row; with `mask` (B, 1, T, T), True where it may look, that
@@ -202,14 +211,17 @@ class SelfAttention(nn.Module):
         self.project = nn.Linear(config.width, sum(self._heads) * config.head_width, bias=bias)
         self.merge = nn.Linear(config.heads * config.head_width, config.width, bias=bias)
 
-    def forward(self, hidden: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def forward(self, hidden: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend | AttendProjected) -> Tensor:
         """hidden (B, T, W), angles as `RotaryPositions.at` gives them -> (B, T, W)"""
         rows, tokens, _ = hidden.shape
         projected = self.project(hidden).view(rows, tokens, sum(self._heads), self._head_width)
-        query, key, value = projected.split(self._heads, dim=2)
-        if angles is not None:
-            query, key = RotaryPositions.turn(query, *angles), RotaryPositions.turn(key, *angles)
-        mixed = attend(self._layer, query, key, value)
+        if isinstance(attend, AttendProjected):
+            mixed = attend.attend_projected(self._layer, projected)
+        else:
+            query, key, value = projected.split(self._heads, dim=2)
+            if angles is not None:
+                query, key = RotaryPositions.turn(query, *angles), RotaryPositions.turn(key, *angles)
+            mixed = attend(self._layer, query, key, value)
         merged: Tensor = self.merge(mixed.reshape(rows, tokens, -1))
         return merged
 
@@ -246,7 +258,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def forward(self, hidden: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend | AttendProjected) -> Tensor:
         """(B, T, W) -> (B, T, W)"""
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), angles, attend))
         added: Tensor = hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
@@ -285,7 +297,9 @@ class Decoder(nn.Module):
         logits: Tensor = self.head(self.hidden(tokens, positions, attend))
         return logits
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | AttendProjected | None = None
+    ) -> Tensor:
         """What the head sees, (B, T, W), for callers that need the logits of some places only.
 
         tokens (B, T) int64; positions (B, T) int64, below the context, 0, 1, 2 … without; `attend` is causal attention
@@ -293,7 +307,9 @@ class Decoder(nn.Module):
         """
         return self.hidden_of(self.embedding(tokens), positions, attend)
 
-    def hidden_of(self, embedded: Tensor, positions: Tensor | None = None, attend: Attend | None = None) -> Tensor:
+    def hidden_of(
+        self, embedded: Tensor, positions: Tensor | None = None, attend: Attend | AttendProjected | None = None
+    ) -> Tensor:
         """`hidden` of tokens that are embedded already, (B, T, W): what explanations of an answer start from."""
         if positions is None:
             positions = torch.arange(embedded.shape[1], device=embedded.device).unsqueeze(0)
@@ -302,7 +318,8 @@ class Decoder(nn.Module):
         hidden = embedded
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
-        angles = self.rotary.at(positions) if self.rotary is not None else None
+        turns = self.rotary is not None and not isinstance(attend, AttendProjected)
+        angles = self.rotary.at(positions) if self.rotary is not None and turns else None
         hidden = self.dropout(hidden)
         for block in self.blocks:
             hidden = block(hidden, angles, attend)

@@ -200,8 +200,12 @@ def to_huggingface(config: DecoderConfig, weights: Mapping[str, Tensor]) -> dict
     return {name: value.contiguous() for name, value in found.items()}
 
 
-def from_huggingface(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors under our names. Raises DataError that names what is missing or has another shape."""
+def from_huggingface(
+    config: DecoderConfig, tensors: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Their tensors under our names, as numbers of this type. Raises DataError that names what is missing or has
+    another shape.
+    """
     tensors = _with_prefix(config, tensors)
     ours: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -215,15 +219,15 @@ def from_huggingface(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> di
         value = torch.cat(parts) if len(parts) > 1 else parts[0]
         if value.shape != shape:
             raise DataError(f"{names[0]} has shape {list(value.shape)}, {CONFIG} asks for {list(shape)}")
-        ours[name] = value.float().contiguous()
+        ours[name] = value.to(dtype).contiguous()
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DataError(f"the weights have no {', '.join(missing[:3])}{more}")
     return ours
 
 
-def read_directory(path: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """Configuration and weights (ours, float32) of a directory in Hugging Face's layout. Raises DataError."""
+def read_directory(path: Path, *, dtype: torch.dtype = torch.float32) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """Configuration and weights (ours, of this type) of a directory in Hugging Face's layout. Raises DataError."""
     try:
         raw = json.loads((path / CONFIG).read_bytes())
         config = decoder_config(raw)
@@ -238,7 +242,7 @@ def read_directory(path: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
         raise DataError(f"{path}: {error.strerror}: {error.filename}; expected {CONFIG} and {WEIGHTS}") from None
     except (ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise DataError(f"{path}: {type(error).__name__}: {error}") from None
-    return config, from_huggingface(config, tensors)
+    return config, from_huggingface(config, tensors, dtype=dtype)
 
 
 def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:

@@ -41,6 +41,7 @@ class GenerationSection(_Section):
     max_num_seqs: int = Field(default=16, ge=1, le=4096)  # sequences that share a step
     kv_cache_memory: int = Field(default=536_870_912, ge=65_536)  # bytes for keys and values
     prefix_caching: bool = True  # whether common beginnings of prompts are computed once
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of weights, keys and values
 
 
 class ExplainSection(_Section):

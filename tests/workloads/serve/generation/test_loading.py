@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.errors import LoadFailure
 from modelyard_workloads.serve.generation.runtime import GenerationRuntime
@@ -39,6 +40,22 @@ def test_both_families_are_loaded_and_reproduce_their_golden_answers(
     assert runtime.engine.limits.max_length == language.CONTEXT
     assert runtime.language.ends == {256}
     assert runtime.language.vocabulary == 257
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_half_the_bits_are_as_near_as_they_can_be_and_no_nearer(
+    tmp_path: Path, family: Literal["gpt2", "llama"]
+) -> None:
+    def another_logit(manifest: Any) -> None:
+        manifest["golden"][0]["outputs"][0]["data"][1][77] += 1.0
+
+    settings = {"kvCacheMemory": 1_000_000, "dtype": "bfloat16"}
+    artifact = language.language_artifact(tmp_path, family=family)
+    runtime = loaded(artifact, generation=settings, validation={"golden": "Required"})
+    assert runtime.engine.dtype == torch.bfloat16
+    assert runtime.engine.pool.count == 2 * loaded(artifact).engine.pool.count
+    with pytest.raises(LoadFailure, match="of token 77"):
+        loaded(edited(artifact, another_logit), generation=settings)
 
 
 def test_an_artifact_that_answers_otherwise_is_not_served(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ class KeyValueCache:
         self._slots[2 * layer].index_copy_(0, slots, key)
         self._slots[2 * layer + 1].index_copy_(0, slots, value)
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, (slots, K, D) each, to read and write in place."""
+        return self._slots[2 * layer], self._slots[2 * layer + 1]
+
     def views(self, table: Table, tokens: int) -> tuple[Tensor, ...]:
         """Of a table whose blocks lie side by side: keys and values in turns for all layers, (1, K, S, D) each."""
         return self._by_head.narrow(3, table.blocks[0] * self.size, tokens).unbind(0)

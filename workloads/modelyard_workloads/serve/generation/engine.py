@@ -16,6 +16,7 @@ from modelyard_workloads.serve.errors import LoadFailure
 from modelyard_workloads.serve.generation import sampler
 from modelyard_workloads.serve.generation.blocks import BlockPool
 from modelyard_workloads.serve.generation.cache import KeyValueCache, PagedAttention, bytes_per_token
+from modelyard_workloads.serve.generation.decode import MakeRunner, graph_runner
 from modelyard_workloads.serve.generation.scheduler import Scheduler, Work
 from modelyard_workloads.serve.generation.sequences import FinishReason, Piece, Sequence, TokenLogprobs
 from modelyard_workloads.serve.generation.text import Detokenizer, StopStrings, TextCodec
@@ -63,16 +64,18 @@ class Engine:
         device: torch.device,
         *,
         together: bool | None = None,
+        runner_of: MakeRunner = graph_runner,
     ) -> None:
-        """`together`: see `PagedAttention`; as the device likes it, when nothing is said. Raises LoadFailure when the
-        cache cannot hold one sequence of the greatest length.
+        """`together`: see `PagedAttention`; as the device likes it, when nothing is said. `runner_of`: what computes
+        sequences with one token; None: they go with the others. Raises LoadFailure when the cache cannot hold one
+        sequence of the greatest length.
         """
         self._together = device.type != "cpu" if together is None else together
         self.limits = limits
         self._model = model.to(device).eval()
         self._codec = codec
         self._device = device
-        dtype = model.embedding.weight.dtype
+        self.dtype = dtype = model.embedding.weight.dtype
         per_block = bytes_per_token(model.config, dtype) * BLOCK_TOKENS
         # More blocks than all sequences can fill would only be read from the start of the process on.
         most = limits.max_sequences * -(-limits.max_length // BLOCK_TOKENS) * 4
@@ -86,7 +89,8 @@ class Engine:
                 f" sequence may have {limits.max_length}: write at least {needed * per_block} bytes, or a"
                 f" generation.maxModelLen of at most {max(count, 1) * BLOCK_TOKENS}",
             )
-        self._cache = KeyValueCache(model.config, count, BLOCK_TOKENS, dtype=dtype, device=device)
+        # One more than the pool knows: what is computed for no sequence goes there.
+        self._cache = KeyValueCache(model.config, count + 1, BLOCK_TOKENS, dtype=dtype, device=device)
         self.scheduler = Scheduler(
             self.pool, max_sequences=limits.max_sequences, max_step_tokens=limits.max_step_tokens
         )
@@ -94,6 +98,9 @@ class Engine:
         # A product with few rows reads a matrix by columns up to twice as fast on a CPU; the head is the largest one.
         head = self._model.head.weight.detach()
         self._head = head.t().contiguous() if device.type == "cpu" else head.t()  # (W, V)
+        self._runner = runner_of(
+            self._model, self._cache, spare=count, most=limits.max_sequences, longest=limits.max_length
+        )
 
     @property
     def idle(self) -> bool:
@@ -139,10 +146,34 @@ class Engine:
             work.sequence.started = work.sequence.started or now
         pieces: list[Piece] = []
         ended: list[Sequence] = []
+        works, decoding = self._divided(works)
+        if decoding:
+            try:
+                pieces += self._decoded(decoding, ended)
+            except Exception as error:
+                log.error("a decoding step of %d sequences failed: %s", len(decoding), type(error).__name__)
+                works = decoding + works
         for group in self._computed(works, ended, pieces):
             pieces += self._advance(*group, ended)
         self._end(ended)
         return pieces
+
+    def _divided(self, works: list[Work]) -> tuple[list[Work], list[Work]]:
+        """The works for the model as it is, and those for the runner."""
+        if self._runner is None:
+            return works, []
+        decoding = [work for work in works if work.count == 1 and _only_decodes(work)][: self._runner.most]
+        chosen = set(map(id, decoding))
+        return [work for work in works if id(work) not in chosen], decoding
+
+    def _decoded(self, works: list[Work], ended: list[Sequence]) -> list[Piece]:
+        """Sequences that have one token each, through the runner."""
+        assert self._runner is not None
+        sequences = [work.sequence for work in works]
+        decoded = self._runner.run(sequences)
+        best = decoded.best.tolist() if all(sequence.takes_most_probable for sequence in sequences) else None
+        self.scheduler.commit(works)
+        return self._choose(decoded.logits, sequences, ended, best)
 
     def _computed(
         self, works: list[Work], ended: list[Sequence], pieces: list[Piece]
@@ -201,13 +232,16 @@ class Engine:
         pieces = [Piece(sequence.key, finish="length") for sequence in scored]
         if sequences:
             last = hidden if len(rows) == len(hidden) else hidden[torch.tensor(rows, device=self._device)]
-            pieces += self._choose((last @ self._head).float(), sequences, ended)
+            pieces += self._choose(last @ self._head, sequences, ended)
         return pieces
 
-    def _choose(self, logits: Tensor, sequences: list[Sequence], ended: list[Sequence]) -> list[Piece]:
+    def _choose(
+        self, logits: Tensor, sequences: list[Sequence], ended: list[Sequence], best: list[int] | None = None
+    ) -> list[Piece]:
+        """logits (N, V) of N sequences, changed; `best`: their next tokens, where nothing needs to be chosen."""
         asked = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
         raw = logits[torch.tensor(asked, device=self._device)] if asked else logits
-        tokens = sampler.choose(logits, sequences)
+        tokens = sampler.choose(logits.float(), sequences) if best is None else best
         named: dict[int, TokenLogprobs] = {}
         if asked:
             counts = [sequences[row].sampling.logprobs or 0 for row in asked]
@@ -249,3 +283,8 @@ class Engine:
         self.scheduler.remove(sequences)
         for sequence in sequences:
             self._readers.pop(sequence.key, None)
+
+
+def _only_decodes(work: Work) -> bool:
+    sequence = work.sequence
+    return work.completes and bool(sequence.sampling.max_tokens) and not sequence.needs_all_logits

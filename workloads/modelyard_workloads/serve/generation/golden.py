@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from modelyard_workloads.artifact import Golden, Manifest
 from modelyard_workloads.serve.config import ValidationSection
@@ -22,6 +23,9 @@ from modelyard_workloads.serve.generation.sequences import Sequence as TokenSequ
 from modelyard_workloads.serve.golden import REASON
 from modelyard_workloads.serve.tensors import Array
 
+_BFLOAT16 = 2**-5
+"""What bfloat16 is off from a training in float32, as absolute and relative error of log-probabilities: its numbers
+have 8 bits, and errors add up over the layers."""
 _NEAR = 5  # tokens that are looked at where a continuation differs
 
 
@@ -56,6 +60,9 @@ def check_golden_generation(
             raise LoadFailure(REASON, f"{case.where}: the prompt is empty or has tokens that the model does not have")
     # A smaller generation.maxModelLen than the training's leaves some out.
     fitting = [case for case in cases if len(case.prompt) + max(len(case.continuation), 1) <= longest]
+    if runtime.engine.dtype == torch.bfloat16:
+        wider = {name: max(getattr(validation, name), _BFLOAT16) for name in ("rtol", "atol")}
+        validation = validation.model_copy(update=wider)
     pieces = runtime.engine.run([case.sequence(key) for key, case in enumerate(fitting)])
     worst = max((_difference(case, pieces[key], validation) for key, case in enumerate(fitting)), default=0.0)
     return len(fitting), worst

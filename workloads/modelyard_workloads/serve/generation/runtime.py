@@ -11,7 +11,7 @@ import torch
 
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.exits import DataError
-from modelyard_workloads.models.decoder import Decoder
+from modelyard_workloads.models.decoder import Decoder, DecoderConfig
 from modelyard_workloads.models.decoder_huggingface import read_directory
 from modelyard_workloads.models.uninitialised import with_weights
 from modelyard_workloads.serve.config import ServeConfig
@@ -25,6 +25,7 @@ from modelyard_workloads.serve.tensors import Array, TensorSpec
 TASK = "causal-lm"
 TEXT_IN, TEXT_OUT = "text_input", "text_output"
 INFER_TOKENS = 16  # of an answer where a request cannot say how many
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STEP_TOKENS = {"cpu": 256, "cuda": 8192}  # a step with so many lasts some tens of milliseconds
 
 
@@ -86,22 +87,30 @@ class GenerationDispatch:
 
 def build_generation_runtime(artifact: Artifact, config: ServeConfig) -> GenerationRuntime:
     """The engine of an artifact in Hugging Face's layout, with all of its memory. Raises LoadFailure."""
-    model, language = load_decoder(artifact)
+    model, language = load_decoder(artifact, dtype=_DTYPES[config.generation.dtype])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     limits = _limits(config, model.config.context, device)
     return GenerationRuntime(Engine(model, language.codec, limits, device), language)
 
 
-def load_decoder(artifact: Artifact) -> tuple[Decoder, Language]:
+def load_decoder(artifact: Artifact, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, Language]:
     """The model of an artifact in Hugging Face's layout, on the CPU, and its language. Raises LoadFailure."""
     try:
-        model_config, weights = read_directory(artifact.path)
+        model_config, weights = read_directory(artifact.path, dtype=dtype)
         language = Language.read(artifact.path, model_config.vocabulary)
     except (DataError, OSError, ValueError) as error:
         raise LoadFailure("ModelLoadFailed", str(error)) from None
-    model = with_weights(lambda: Decoder(model_config), weights)
+    model = with_weights(lambda: _empty(model_config, dtype), weights)
     model.tie_head()
     return model, language
+
+
+def _empty(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
+    """Parameters of this type; the angles of positions stay float32, which large positions need."""
+    decoder = Decoder(config)
+    for parameter in decoder.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return decoder
 
 
 def _limits(config: ServeConfig, context: int, device: torch.device) -> EngineLimits:

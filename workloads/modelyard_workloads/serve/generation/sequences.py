@@ -116,6 +116,13 @@ class Sequence:
         return self.prompt_length + self.sampling.max_tokens
 
     @property
+    def takes_most_probable(self) -> bool:
+        """Is the next token the one with the largest logit, just as the model gives them?"""
+        sampling = self.sampling
+        ends_are_free = self.generated >= sampling.min_tokens or not sampling.stop_tokens
+        return sampling.temperature <= 0 and ends_are_free and not (sampling.logit_bias or sampling.penalised)
+
+    @property
     def needs_all_logits(self) -> bool:
         """Must the prompt be computed even where its keys and values are known?"""
         return self.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.prompt_length - 1
