@@ -56,7 +56,7 @@ test: ## lint and all tests; the cluster and the images are prepared meanwhile
 
 .PHONY: test-pure
 test-pure: venv ## the tests that need no cluster
-	$(PYTEST) --numprocesses auto --dist loadfile $(PURE_TESTS)
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile $(PURE_TESTS)  # a core for each, not all for all
 
 .PHONY: faults
 faults: venv cluster images ## kill the operator after every single write of two lives, before and after its answer

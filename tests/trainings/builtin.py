@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from modelyard_workloads.randomness import make_deterministic
 from modelyard_workloads.tasks import build_task
 from torch import Tensor
 
-from trainings.pods import ROOT, free_port
+from trainings.ranks import run_ranks
 from trainings.toy import after
 
 Run = tuple[dict[str, Any], int]
@@ -55,30 +54,17 @@ def run(config: dict[str, Any], stop: int = 0, ranks: Ranks | None = None) -> di
         return {"stopped": stopped.step}
 
 
-def run_on_ranks(size: int, runs: Sequence[Run], apart: Path | None = None) -> list[dict[str, Any]]:
-    """What rank 0 got of each run. With `apart` every rank has a working directory and a cache of its own below it, and
-    sees what the others write to relative paths no more than a pod on another node does.
+def run_on_ranks(size: int, runs: Sequence[Run], apart: Path) -> list[dict[str, Any]]:
+    """What rank 0 got of each run. Every rank has a working directory and a cache of its own below `apart`, and sees
+    what the others write to relative paths no more than a pod on another node does.
     """
-    directories = [apart / str(rank) if apart else Path.cwd() for rank in range(size)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT / 'workloads'}:{ROOT / 'tests'}",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "trainings.builtin", json.dumps(list(runs))]
-    processes = []
-    for rank, directory in enumerate(directories):
+    each = []
+    for rank in range(size):
+        directory = apart / str(rank)
         directory.mkdir(parents=True, exist_ok=True)
-        own = {"XDG_CACHE_HOME": str(directory / "cache")} if apart else {}
-        own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        processes.append(subprocess.Popen(command, env={**environment, **own}, cwd=directory, stdout=subprocess.PIPE))
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size
-    results: list[dict[str, Any]] = json.loads(outputs[0])
+        each.append({"PWD": str(directory), "XDG_CACHE_HOME": str(directory / "cache")})
+    printed = run_ranks("trainings.builtin", [json.dumps(list(runs))], size, apart, each=each)
+    results: list[dict[str, Any]] = json.loads(printed)
     return results
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from modelyard_workloads.loop import Stopped, train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.tasks import build_task
 
-from trainings.pods import ROOT, free_port
+from trainings.ranks import run_ranks
 from trainings.toy import after
 
 TINY = {
@@ -85,25 +83,13 @@ def group(
     """The same run on several ranks, stopped after `until` steps; with `cache`, the ranks share no volume but for rank
     0's, and each has a cache of its own below it.
     """
-    base = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT / 'workloads'}:{ROOT / 'tests'}",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-        "LANGUAGE_RUN": json.dumps(raw(output, dataset, **parameters)),
-        "LANGUAGE_UNTIL": str(until),
-    }
-    processes = []
-    for rank in range(size):
-        own = {"RANK": str(rank), "LOCAL_RANK": "0" if cache else str(rank)}
-        own["LOCAL_WORLD_SIZE"] = "1" if cache else str(size)
-        if cache:
-            own |= {"XDG_CACHE_HOME": str(cache / str(rank)), "LANGUAGE_HIDDEN": str(rank > 0)}
-        command = [sys.executable, "-m", "trainings.language"]
-        processes.append(subprocess.Popen(command, env=base | own))
-    assert [process.wait(200) for process in processes] == [0] * size
+    environment = {"LANGUAGE_RUN": json.dumps(raw(output, dataset, **parameters)), "LANGUAGE_UNTIL": str(until)}
+    each: list[dict[str, str]] = []
+    if cache:
+        alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        own = [{"XDG_CACHE_HOME": str(cache / str(i)), "LANGUAGE_HIDDEN": str(i > 0)} for i in range(size)]
+        each = [alone | mine for mine in own]
+    run_ranks("trainings.language", [], size, output, environment, each)
 
 
 def main() -> None:

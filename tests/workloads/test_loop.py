@@ -5,9 +5,6 @@ stopped.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,28 +12,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from trainings.pods import ROOT, free_port
+from trainings.ranks import run_ranks
 
 
-def group(scenario: str, directory: Path, size: int, *arguments: int) -> dict[str, Any]:
+def group(scenario: str, directory: Path, size: int, *numbers: int) -> dict[str, Any]:
     """Run a scenario of trainings.toy on `size` ranks; what rank 0 said."""
-    base = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT / 'workloads'}:{ROOT / 'tests'}",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "trainings.toy", scenario, str(directory), *map(str, arguments)]
-    processes = [
-        subprocess.Popen(command, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE)
-        for rank in range(size)
-    ]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size
-    said: dict[str, Any] = json.loads(outputs[0])
+    arguments = [scenario, str(directory), *map(str, numbers)]
+    said: dict[str, Any] = json.loads(run_ranks("trainings.toy", arguments, size, directory))
     return said
 
 

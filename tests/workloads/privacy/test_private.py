@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from modelyard_workloads.serve.runtimes import build_runtime
 from modelyard_workloads.tasks import build_task
 from opacus.accountants import RDPAccountant
 from trainings.inprocess import run
-from trainings.pods import ROOT, free_port
+from trainings.ranks import run_ranks
 
 BUDGET = {"differentialPrivacy": {"epsilon": 5.0, "delta": 1e-6, "maxGradNorm": 0.5}}
 RECOMMENDER: dict[str, Any] = {
@@ -212,22 +209,9 @@ def test_a_resumed_run_spends_no_more(tmp_path: Path) -> None:
 def test_two_ranks_add_the_noise_once(tmp_path: Path) -> None:
     """With next to no noise they learn what one does; each rank's own noise would be seen in the metrics."""
     raw = {**with_parameters(RECOMMENDER, maxSteps=4), "output": {"path": str(tmp_path)}}
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "workloads"),
-        "MODELYARD_CONFIG": json.dumps({**raw, "checkpoint": {"everySeconds": None}}),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "modelyard_workloads.train"]
-    processes = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE) for rank in range(2)
-    ]
-    lines = processes[0].communicate(timeout=120)[0].splitlines()
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    assert 4.7 < float(json.loads(lines[-1])["metrics"]["epsilon"]) <= 5.0
+    environment = {"MODELYARD_CONFIG": json.dumps({**raw, "checkpoint": {"everySeconds": None}})}
+    last = run_ranks("modelyard_workloads.train", [], 2, tmp_path / "ranks", environment).splitlines()[-1]
+    assert 4.7 < float(json.loads(last)["metrics"]["epsilon"]) <= 5.0
 
 
 def test_poisson_batches_have_the_right_size_on_average_and_every_sample_the_same_chance() -> None:

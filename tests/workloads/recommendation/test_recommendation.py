@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from trainings.inprocess import Ended, run, run_in_pieces
-from trainings.pods import ROOT, free_port
+from trainings.ranks import run_ranks
 
 COLUMNS: dict[str, Any] = {
     "label": "clicked",
@@ -117,22 +114,9 @@ def test_one_rank_with_a_batch_of_8_learns_what_two_ranks_with_4_each_learn(tmp_
     raw = on_small(small, batchSize=8, epochs=1, maxSteps=40)
     alone = weights(run(tmp_path / "alone", raw))
     config = {**raw, "output": {"path": str(tmp_path / "together")}, "checkpoint": {"everySeconds": None}}
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "workloads"),
-        "MODELYARD_CONFIG": json.dumps(config),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "modelyard_workloads.train"]
-    processes = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE) for rank in range(2)
-    ]
-    lines = processes[0].communicate(timeout=120)[0].splitlines()
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    digest = json.loads(lines[-1])["artifacts"][-1]["digest"].replace(":", "-")
+    environment = {"MODELYARD_CONFIG": json.dumps(config)}
+    last = run_ranks("modelyard_workloads.train", [], 2, tmp_path / "ranks", environment).splitlines()[-1]
+    digest = json.loads(last)["artifacts"][-1]["digest"].replace(":", "-")
     together = safetensors.torch.load_file(tmp_path / "together" / "artifacts" / digest / "model.safetensors")
     assert together.keys() == alone.keys()
     for name, value in alone.items():
