@@ -31,25 +31,25 @@ def test_two_ranks_learn_the_digits_and_report_while_they_do(tmp_path: Path) -> 
     output = tmp_path / "out"
     checkpoint = {"everySeconds": 600}
     with StatusServer(tmp_path) as server:
-        pod = Pod(tmp_path, configuration(output, {}, checkpoint=checkpoint), environment=server.environment)
+        pod = Pod(tmp_path, configuration(output, {"epochs": 3}, checkpoint=checkpoint), environment=server.environment)
         pod.wait_for_step(20)
         metrics = urllib.request.urlopen(f"http://localhost:{pod.metrics_port}/metrics", timeout=5).read().decode()
         assert pod.wait(560) == 0, pod.text
     result = pod.termination["result"]
-    assert float(result["metrics"]["accuracy"]) >= 0.985
-    assert (result["step"], result["totalSteps"], result["epoch"]) == (220, 220, 10)
+    assert float(result["metrics"]["accuracy"]) >= 0.97  # in 3 epochs; the demo's test has all 10 and asks for 98.5 %
+    assert (result["step"], result["totalSteps"], result["epoch"]) == (66, 66, 3)
     assert [artifact["name"] for artifact in result["artifacts"]] == ["best", "final"]
-    assert pod.termination["checkpoint"]["uri"] == "pvc://digits-output/checkpoints/step-0000000220"
+    assert pod.termination["checkpoint"]["uri"] == "pvc://digits-output/checkpoints/step-0000000066"
     assert 'modelyard_training_loss{name="digits",namespace="tests"}' in metrics
-    assert 'modelyard_training_total_steps{name="digits",namespace="tests"} 220.0' in metrics
+    assert 'modelyard_training_total_steps{name="digits",namespace="tests"} 66.0' in metrics
 
     first, last = server.reports[0], server.reports[-1]
     assert first["trainerStatus"]["progressPercentage"] == 0
     assert last["trainerStatus"]["progressPercentage"] == 100
     assert last["trainerStatus"]["estimatedRemainingSeconds"] == 0
     assert {m["name"] for m in last["trainerStatus"]["metrics"]} == {"loss", "accuracy", "evaluationLoss"}
-    assert last["progress"]["step"] == 220
-    assert last["checkpoint"]["step"] == 220
+    assert last["progress"]["step"] == 66
+    assert last["checkpoint"]["step"] == 66
     assert set(server.authorizations) == {"Bearer secret-token"}
     gaps = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
     assert min(gaps[:-1]) >= 4.9  # the last report does not wait
