@@ -87,7 +87,7 @@ class Report:
         return self.progress.get("step") is not None or bool(self.trainer_status.get("progressPercentage"))
 
     stacks: Mapping[str, Any] | None = None
-    """Where the launcher left the stacks of its ranks: `uri` or `path`."""
+    """The stacks of the ranks: `uri` or `path` of where the launcher left them, and a `digest` for the status."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,17 @@ def test_it_is_restarted_when_the_stacks_are_there_and_says_where() -> None:
     assert asked(w).as_json() == CONTINUE
 
 
+def test_what_the_ranks_were_doing_is_in_the_status_even_where_the_volume_refuses_their_stacks() -> None:
+    w = stalled()
+    w.wait(5)
+    w.heard(stacks={"uri": "", "path": "", "digest": "rank 1: is stopped (SIGSTOP) and cannot show its stack"})
+    w.settle()
+    failure = w.status["lastFailure"]
+    assert (w.status["attempt"], failure["reason"], failure.get("stacks")) == (2, "Stalled", None)
+    assert failure["logTail"] == "rank 1: is stopped (SIGSTOP) and cannot show its stack"
+    assert "in the logs of the pods" in failure["message"]
+
+
 def test_it_is_restarted_without_stacks_after_a_while() -> None:
     w = stalled()
     left = w.plan().requeue_after

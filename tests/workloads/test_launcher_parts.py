@@ -18,7 +18,7 @@ from modelyard_workloads import termination
 from modelyard_workloads.exits import PodError
 from modelyard_workloads.launch import rank_environments
 from modelyard_workloads.processes import Failure, Lines
-from modelyard_workloads.status import Estimator, StatusReporter, report
+from modelyard_workloads.status import Estimator, StatusReporter, interval, report
 from modelyard_workloads.supervisor import Outcome
 from trainings.pods import ROOT
 from trainings.status_server import StatusServer
@@ -83,6 +83,11 @@ def test_a_report_before_any_step_is_complete() -> None:
     assert body["trainerStatus"]["progressPercentage"] == 0
     assert body["trainerStatus"]["metrics"] == []
     assert body["progress"] == {"tick": 0}
+
+
+@pytest.mark.parametrize(("deadline", "seconds"), [("", 5), ("900", 5), ("15", 5), ("6", 2), ("1", 0.5)])
+def test_several_reports_fit_into_a_progress_deadline(deadline: str, seconds: float) -> None:
+    assert interval({"MODELYARD_PROGRESS_DEADLINE_SECONDS": deadline} if deadline else {}) == seconds
 
 
 def reporting(environment: Mapping[str, str], follow: Callable[[str], None] = print) -> StatusReporter | None:

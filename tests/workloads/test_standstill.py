@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from modelyard_workloads.stacks import digest
+from modelyard_workloads.stacks import digest, summary
 from modelyard_workloads.stopwatch import CAUSES, Stopwatch
 from modelyard_workloads.watchdog import COMPILE_SECONDS, Watchdog
 from trainings.pods import ROOT, SMALL, Pod, configuration, free_port
@@ -49,10 +49,10 @@ def test_a_stopped_rank_on_another_node_is_found_and_the_stacks_of_all_ranks_are
         victim = pods[1].rank_pid(1)
         os.kill(victim, signal.SIGSTOP)
         server.wait_for(lambda: "stacks" in server.reports[-1] and server.reports[-1]["progress"].get("step", 0) > 1)
-        assert server.reports[-1]["stacks"] == {
-            "path": "stacks/attempt-1",
-            "uri": "pvc://digits-output/stacks/attempt-1",
-        }
+        told = server.reports[-1]["stacks"]
+        assert (told["path"], told["uri"]) == ("stacks/attempt-1", "pvc://digits-output/stacks/attempt-1")
+        assert "rank 0: as it runs" in told["digest"]
+        assert "rank 1: is stopped (SIGSTOP) and cannot show its stack" in told["digest"]
         tick = server.reports[-1]["progress"]["tick"]
         # Asked for them, it takes them again.
         before = (tmp_path / "out/stacks/attempt-1/rank-0.txt").stat().st_mtime_ns
@@ -158,6 +158,22 @@ sys.stdout.write(texts[0])
     lines = digest(0, text)
     assert lines[0].startswith("stack of rank 0: rank 0, process")
     assert "in deep" in lines[1]
+
+
+def test_ranks_at_the_same_place_are_named_together_and_the_odd_one_out_first() -> None:
+    waiting = "rank {0}, process {0}7, 2026-01-01T00:00:00Z: as it runs\nCurrent thread 0x1 (most recent call first):\n"
+    waiting += '  File "distributed_c10d.py", line 3004 in all_reduce\n  File "loop.py", line 270 in train\n'
+    texts = {rank: waiting.format(rank) for rank in (0, 1, 2, 4, 5)}
+    texts[3] = "rank 3, process 5, 2026-01-01T00:00:00Z: is stopped (SIGSTOP) and cannot show its stack\n"
+    texts[6] = "rank 6: its node did not answer\n"
+    assert summary(texts).splitlines() == [
+        "rank 3: is stopped (SIGSTOP) and cannot show its stack",
+        "rank 6: its node did not answer",
+        "ranks 0-2, 4-5: as it runs",
+        '  File "distributed_c10d.py", line 3004 in all_reduce',
+        '  File "loop.py", line 270 in train',
+    ]
+    assert len(summary({rank: waiting.format(rank) + "x" * rank for rank in range(0, 400, 2)})) <= 2048
 
 
 def test_a_watchdog_barks_once_a_standstill_and_gives_compilation_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

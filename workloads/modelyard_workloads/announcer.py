@@ -8,7 +8,7 @@ from typing import Any
 
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.exporter import Exporter
-from modelyard_workloads.status import INTERVAL_SECONDS, Estimator, StatusReporter, report
+from modelyard_workloads.status import Estimator, StatusReporter, report
 from modelyard_workloads.supervisor import Outcome, Supervisor
 from modelyard_workloads.watchdog import COMPILE_SECONDS, Investigator
 
@@ -26,6 +26,7 @@ class Announcer:
         self._remaining: int | None = None
         self._checkpoint: object = None
         self._allowed = 0  # beats of the heart that compiling is given
+        self._compiling_since: float | None = None
 
     def connect(self, supervisor: Supervisor, investigator: Investigator) -> None:
         """Report from now on, and pass directives on."""
@@ -63,7 +64,9 @@ class Announcer:
     def _compose(self) -> dict[str, Any]:
         outcome = self._outcome
         body = report(outcome, 0 if outcome.result is not None else self._remaining)
-        if body["progress"].get("phase") == "compile" and self._allowed < COMPILE_SECONDS / INTERVAL_SECONDS:
-            self._allowed += 1  # nothing can move inside the first pass of a compiled model
+        if body["progress"].get("phase") == "compile":
+            self._compiling_since = self._compiling_since or time.monotonic()
+            if time.monotonic() - self._compiling_since < COMPILE_SECONDS:
+                self._allowed += 1  # nothing can move inside the first pass of a compiled model
         body["progress"]["tick"] += self._allowed
         return body

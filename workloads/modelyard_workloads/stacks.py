@@ -25,6 +25,7 @@ _QUIET_SECONDS = 0.3  # a dump that has not grown for this long is complete
 _LIMIT = 256 << 10  # bytes kept of one rank
 _KEPT_ATTEMPTS = 10
 _DIGEST_FRAMES = 6
+_SUMMARY_LENGTH = 2048  # what a status has room for
 _STATES = {"T": "is stopped (SIGSTOP)", "t": "is stopped by a debugger", "D": "waits in the kernel (disk or network)"}
 
 
@@ -61,6 +62,31 @@ def digest(rank: int, text: str) -> list[str]:
     thread = body.rstrip().rsplit("(most recent call first):", 1)[-1]
     frames = [line.strip() for line in thread.splitlines() if line.strip().startswith("File ")]
     return [f"stack of rank {rank}: {heading}", *(f"  {frame}" for frame in frames[:_DIGEST_FRAMES])]
+
+
+def summary(texts: Mapping[int, str]) -> str:
+    """Where all ranks are, at most 2,048 characters: ranks at the same place are named together, the fewest first,
+    since the one that is elsewhere is the one that the others wait for.
+    """
+    places: dict[tuple[str, ...], list[int]] = {}
+    for rank, text in sorted(texts.items()):
+        heading, *frames = digest(rank, text)
+        places.setdefault((heading.rstrip().rsplit(": ", 1)[-1], *frames), []).append(rank)
+    lines: list[str] = []
+    for (doing, *frames), ranks in sorted(places.items(), key=lambda place: (len(place[1]), place[1])):
+        lines += [f"rank{'s' if len(ranks) > 1 else ''} {_ranges(ranks)}: {doing}", *frames]
+    return "\n".join(lines)[:_SUMMARY_LENGTH]
+
+
+def _ranges(ranks: list[int]) -> str:
+    """Ascending numbers, shortly: 0, 2-7."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1][1:] = [rank]
+        else:
+            runs.append([rank])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def save(output: Path, attempt: int, texts: Mapping[int, str]) -> str:

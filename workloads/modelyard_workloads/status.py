@@ -20,14 +20,25 @@ from typing import Any
 
 from modelyard_workloads.supervisor import Outcome
 from modelyard_workloads.termination import checkpoint_fields
+from modelyard_workloads.watchdog import DEADLINE_VARIABLE
 
 INTERVAL_SECONDS = 5.0
+LEAST_INTERVAL_SECONDS = 0.5
 TIMEOUT_SECONDS = 5.0
 _URL = "KUBEFLOW_TRAINER_SERVER_URL"
 _CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 _TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - the path of one
 _PROGRESS_FIELDS = ("step", "totalSteps", "epoch", "samplesPerSecond", "phase")
 _ANSWER_BYTES = 1 << 16
+
+
+def interval(environment: Mapping[str, str]) -> float:
+    """Seconds from one report to the next: three within the progress deadline, or the operator would take the pause
+    between two of them for a standstill.
+    """
+    deadline = environment.get(DEADLINE_VARIABLE, "")
+    third = int(deadline) / 3 if deadline.isdecimal() else INTERVAL_SECONDS
+    return max(LEAST_INTERVAL_SECONDS, min(INTERVAL_SECONDS, third))
 
 
 class Estimator:
@@ -74,7 +85,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class StatusReporter:
-    """Posts a report every five seconds, with news or without: the answer may carry a directive. Sends the last one at
+    """Posts a report every few seconds, with news or without: the answer may carry a directive. Sends the last one at
     the end.
     """
 
@@ -83,10 +94,12 @@ class StatusReporter:
         address: tuple[str, str, str],
         compose: Callable[[], dict[str, Any]],
         follow: Callable[[str], None],
+        seconds: float = INTERVAL_SECONDS,
     ) -> None:
         """`address`: URL, file of the authority's certificate, file of the token. `compose` makes the body of a report,
-        `follow` does what a directive asks for; both are called in the reporter's thread. Raises OSError or
-        ssl.SSLError when the certificate cannot be read, ValueError unless the URL is https.
+        `follow` does what a directive asks for; both are called in the reporter's thread. `seconds`: from one report
+        to the next. Raises OSError or ssl.SSLError when the certificate cannot be read, ValueError unless the URL is
+        https.
         """
         url, ca_file, token_file = address
         if not url.startswith("https://"):
@@ -100,6 +113,7 @@ class StatusReporter:
         self._token_file = Path(token_file)
         self._compose = compose
         self._follow = follow
+        self._seconds = seconds
         self._followed = ""  # the id of the directive that was acted upon
         self._changed = threading.Condition()
         self._urgent = True
@@ -117,7 +131,8 @@ class StatusReporter:
         if not url:
             return None
         try:
-            return cls((url, environment.get(_CA, ""), environment.get(_TOKEN_FILE, "")), compose, follow)
+            address = url, environment.get(_CA, ""), environment.get(_TOKEN_FILE, "")
+            return cls(address, compose, follow, interval(environment))
         except (OSError, ValueError) as error:
             sys.stderr.write(f"progress is not reported: {error}\n")
             return None
@@ -145,7 +160,7 @@ class StatusReporter:
             self._post(self._compose(), last=closed)
             if closed:
                 return
-            next_at = time.monotonic() + INTERVAL_SECONDS
+            next_at = time.monotonic() + self._seconds
 
     def _post(self, body: dict[str, Any], *, last: bool) -> None:
         try:

@@ -46,7 +46,7 @@ def message(outcome: Outcome) -> dict[str, Any]:
     if outcome.timing:
         body["timing"] = outcome.timing
     if outcome.stacks is not None:
-        body["stacks"] = outcome.stacks
+        body["stacks"] = {name: value for name, value in outcome.stacks.items() if name != "digest"}  # in logTail
     return body
 
 

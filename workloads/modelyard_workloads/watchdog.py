@@ -88,10 +88,17 @@ class Investigator:
                 texts |= self.peers.collect()
             if self.output is None or not texts:
                 return
-            path = stacks.save(self.output, self.attempt, texts)
+            told = {"digest": stacks.summary(texts), **self._save(self.output, texts)}
             if self.found is not None:
-                self.found({"path": path} | ({"uri": f"{self.uri}/{path}"} if self.uri else {}))
-        except OSError as error:  # the volume may be why nothing moves
-            sys.stderr.write(f"the stacks could not be saved: {error}\n")
+                self.found(told)
         finally:
             self._busy.release()
+
+    def _save(self, output: Path, texts: dict[int, str]) -> dict[str, str]:
+        """Where they are then; nothing where the volume refuses, which may be why nothing moves."""
+        try:
+            path = stacks.save(output, self.attempt, texts)
+        except OSError as error:
+            sys.stderr.write(f"the stacks could not be saved: {error}\n")
+            return {}
+        return {"path": path} | ({"uri": f"{self.uri}/{path}"} if self.uri else {})

@@ -11,9 +11,9 @@ from modelyard_operator import conditions
 from modelyard_operator.objects import parse_time
 from modelyard_operator.plan import Object
 from modelyard_operator.training.failure import Failure
-from modelyard_operator.training.gang import waiting_reasons
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
+from modelyard_operator.training.waiting import waiting
 
 _STARTUP_REASONS = {
     "Unschedulable": "Unschedulable",
@@ -49,8 +49,8 @@ def _startup(situation: Situation) -> tuple[Failure, datetime | None]:
     due = None
     if begun and gang.started < gang.size and not gang.queued:
         due = min(begun) + timedelta(seconds=spec.run_policy.startup_deadline_seconds)
-    waiting = waiting_reasons(gang, situation.children.pod_warnings, situation.now)
-    reason, text = waiting[0] if waiting else ("", "no reason is known")
+    reasons = waiting(situation)
+    reason, text = reasons[0] if reasons else ("", "no reason is known")
     message = f"not all nodes ran within {spec.run_policy.startup_deadline_seconds} s: {text}"
     return Failure(reason=_STARTUP_REASONS.get(reason, "StartupDeadlineExceeded"), message=message), due
 

@@ -48,7 +48,7 @@ def judge(situation: Situation) -> Verdict:
     hanging, due = stall.look(situation)
     if hanging is None:
         return Verdict(wait=_sooner(wait, due))
-    if hanging.stacks or hanging.seconds_left <= 0:
+    if hanging.looked_into or hanging.seconds_left <= 0:
         return Verdict(failure=_with_step(hanging.as_failure(), situation))
     return Verdict(wait=_sooner(wait, hanging.seconds_left), stall=hanging)
 

@@ -44,6 +44,7 @@ class _Progress(_Part):
 class _Stacks(_Part):
     uri: Annotated[str, Field(max_length=1024)] = ""
     path: Annotated[str, Field(max_length=1024)] = ""
+    digest: Annotated[str, Field(max_length=4096)] = ""
 
 
 class _Timing(_Part):

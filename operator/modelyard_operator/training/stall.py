@@ -29,12 +29,27 @@ class Stall:
     seconds_left: float
     """Until it is a failure, whether the stacks have come or not."""
     stacks: str = ""
-    """Where the stacks are; empty as long as they have not come."""
+    """Where the stacks are; empty as long as they have not come, and where they could not be saved."""
+    digest: str = ""
+    """What the ranks were doing, in short."""
     step: int | None = None
 
+    @property
+    def looked_into(self) -> bool:
+        """Whether the stacks have come."""
+        return bool(self.stacks or self.digest)
+
     def as_failure(self) -> Failure:
-        where = f"the stacks of all ranks are in {self.stacks}" if self.stacks else "no stacks of the ranks came"
-        return Failure(reason="Stalled", message=f"{self.message}; {where}", step=self.step, stacks=self.stacks or None)
+        where = "no stacks of the ranks came"
+        if self.looked_into:
+            where = f"the stacks of all ranks are in {self.stacks or 'the logs of the pods'}"
+        return Failure(
+            reason="Stalled",
+            message=f"{self.message}; {where}",
+            step=self.step,
+            stacks=self.stacks or None,
+            log_tail=self.digest or None,
+        )
 
 
 def look(situation: Situation) -> tuple[Stall | None, float | None]:
@@ -59,6 +74,7 @@ def look(situation: Situation) -> tuple[Stall | None, float | None]:
         message=f"no progress for {seconds} s" + (f" after step {step}" if step is not None else ""),
         seconds_left=(since + timedelta(seconds=STACKS_SECONDS) - situation.now).total_seconds(),
         stacks=str(told.get("uri") or told.get("path") or "") if marked else "",
+        digest=str(told.get("digest") or "") if marked else "",
         step=step,
     ), None
 

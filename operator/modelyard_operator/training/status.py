@@ -17,12 +17,13 @@ from modelyard_operator.objects import format_duration, format_time
 from modelyard_operator.plan import Object, Report, Urgency
 from modelyard_operator.training import ledger
 from modelyard_operator.training.failure import Failure
-from modelyard_operator.training.gang import Gang, waiting_reasons
+from modelyard_operator.training.gang import Gang
 from modelyard_operator.training.parameters import defaults_of
 from modelyard_operator.training.rendezvous import processes_per_node
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 from modelyard_operator.training.stall import NO_PROGRESS
+from modelyard_operator.training.waiting import waiting as waiting_for
 
 KEPT = (
     "startTime",
@@ -114,9 +115,7 @@ def make_status(situation: Situation, step: Step) -> Object:
 def _set_conditions(marks: Conditions, situation: Situation, step: Step) -> None:
     gang, children = situation.gang, situation.children
     marks.set("Accepted", True, "Valid", "the spec is valid")
-    waiting = [
-        (_WAITING.get(reason, reason), text) for reason, text in waiting_reasons(gang, children.pod_warnings, marks.now)
-    ]
+    waiting = [(_WAITING.get(reason, reason), text) for reason, text in waiting_for(situation)]
     active = not step.suspended and step.finished is None and not step.restarting
     _set_scheduling(marks, situation, waiting, step)
     running = active and gang.running > 0 and gang.running + gang.succeeded == gang.size

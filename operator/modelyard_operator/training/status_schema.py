@@ -90,7 +90,7 @@ class LastFailure(Model):
     message: str | None = None
     """What it said."""
     log_tail: str | None = None
-    """The last lines of its log."""
+    """The last lines of its log; after Stalled, where every rank was, the odd one out first."""
     stacks: str | None = None
     """Where the stacks of the ranks are, after Stalled."""
     step: int | None = None
