@@ -11,14 +11,14 @@ from typing import Any
 
 from localcluster.layout import CONTEXT, Layout
 
-# Kills the training process of the pod and nothing else: process 1 is the launcher, which has to tell why.
-_KILL_RANK = """
-import os, pathlib, signal, time
+# Signals the training process of the pod and nothing else: process 1 is the launcher, which has to tell why.
+_SIGNAL_RANK = """
+import os, pathlib, signal, sys, time
 for entry in pathlib.Path("/proc").glob("[0-9]*"):
     command = (entry / "cmdline").read_bytes()
     if int(entry.name) not in (1, os.getpid()) and b"modelyard_workloads.train" in command:
-        os.kill(int(entry.name), signal.SIGKILL)
-        print("killed", time.time())
+        os.kill(int(entry.name), signal.Signals[sys.argv[1]])
+        print("signalled", time.time())
 """
 
 
@@ -45,10 +45,14 @@ def events_of(namespace: str, pod: str) -> Iterator[Iterator[dict[str, Any]]]:
 
 
 def kill_a_rank(namespace: str, pod: str) -> float | None:
-    """SIGKILL to the training processes of a pod; when (seconds, Unix time), or None where there was none."""
-    command = kubectl("exec", "--namespace", namespace, pod, "--", "python", "-c", _KILL_RANK)
+    return signal_a_rank(namespace, pod, "SIGKILL")
+
+
+def signal_a_rank(namespace: str, pod: str, name: str) -> float | None:
+    """A signal to the training processes of a pod; when (seconds, Unix time), or None where there was none."""
+    command = kubectl("exec", "--namespace", namespace, pod, "--", "python", "-c", _SIGNAL_RANK, name)
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    return min((float(line.split()[1]) for line in done.stdout.splitlines() if "killed" in line), default=None)
+    return min((float(line.split()[1]) for line in done.stdout.splitlines() if "signalled" in line), default=None)
 
 
 def wait_for_step(namespace: str, pod: str, step: int) -> int | None:

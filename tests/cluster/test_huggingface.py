@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cluster.kubernetes_api import KubernetesApi, Object, eventually
+from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
-from cluster.operator_process import ROOT, free_port
+from cluster.operator_process import ROOT
+from cluster.reporting import operator_that_listens
 
 IMAGE = "localhost/modelyard/test-huggingface:dev"
 CONTEXT = Path(__file__).parent / "huggingface"
@@ -23,15 +23,6 @@ def build_image() -> None:
     command = [sys.executable, "-m", "localcluster", "image", str(CONTEXT), "Dockerfile", IMAGE]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     subprocess.run(command, check=True, env=environment, timeout=600, cwd=ROOT, capture_output=True)
-
-
-def address_for_pods(api: KubernetesApi) -> str:
-    """This machine's address as the nodes see it."""
-    nodes = [node for node in api.list("Node", None) if node["metadata"]["labels"].get("type") != "kwok"]
-    told = (a["address"] for node in nodes for a in node["status"].get("addresses") or () if a["type"] == "InternalIP")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
-        probe.connect((next(told), 9))
-        return str(probe.getsockname()[0])
 
 
 def training() -> Object:
@@ -50,10 +41,7 @@ def training() -> Object:
 @pytest.mark.side_by_side(seconds=60)
 def test_an_unmodified_trainer_moves_progress(laboratory: Laboratory) -> None:
     build_image()
-    namespace, port = laboratory.make_namespace("huggingface"), free_port()
-    url = f"https://{address_for_pods(laboratory.api)}:{port}"
-    options = ("--leader-election", "false", "--status-url", url, "--status-port", str(port))
-    laboratory.start_operator([namespace], *options)
+    namespace, _ = operator_that_listens(laboratory, "huggingface")
     played = Played.create(laboratory.api, namespace, training())
 
     def shown(more_than: int) -> int | None:

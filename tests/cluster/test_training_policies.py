@@ -11,23 +11,15 @@ import pytest
 from cluster.kubernetes_api import KubernetesApi, Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played, artifacts, training
-from cluster.operator_process import free_port
 from cluster.pool import pool
 from cluster.poster import Poster
+from cluster.reporting import operator_that_listens
 
 PYTHON = "docker.io/library/python:3.13-slim"
 FILL = "import sys; filled = bytearray(b'x') * (100 << 20); sys.exit(not filled)"
 """Needs some 110 MiB."""
 NODE_LOST_SECONDS = 40
 """The default; the cluster notices a silent kubelet after 50 s itself."""
-
-
-def of_own(laboratory: Laboratory, name: str) -> tuple[str, int]:
-    """A namespace with an operator of its own, and the port of its status server."""
-    namespace, port = laboratory.make_namespace(name), free_port()
-    options = ("--leader-election", "false", "--status-url", "https://127.0.0.1", "--status-port", str(port))
-    laboratory.start_operator([namespace], *options)
-    return namespace, port
 
 
 def report(step: int, **more: Any) -> Object:
@@ -40,7 +32,7 @@ def report(step: int, **more: Any) -> Object:
 
 @pytest.mark.side_by_side(seconds=40)
 def test_a_stall_is_told_looked_into_restarted_and_done(laboratory: Laboratory) -> None:
-    namespace, port = of_own(laboratory, "stall")
+    namespace, port = operator_that_listens(laboratory, "stall", host="127.0.0.1")
     body = training("hangs", nodes=2, runPolicy={"progressDeadlineSeconds": 4})
     played = Played.create(laboratory.api, namespace, body)
     played.running()
@@ -119,7 +111,7 @@ def one_a_node(name: str) -> Object:
 
 @pytest.mark.side_by_side(seconds=150)
 def test_it_trains_with_the_nodes_there_are_and_takes_more_when_they_come(laboratory: Laboratory) -> None:
-    namespace, port = of_own(laboratory, "elastic")
+    namespace, port = operator_that_listens(laboratory, "elastic", host="127.0.0.1")
     poster = Poster(laboratory.api, namespace, port)
     with pool(laboratory.api, "elastic") as nodes:
         nodes.add()

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import pytest
 from modelyard_workloads import termination
+from modelyard_workloads.announcer import Announcer
+from modelyard_workloads.config import load
 from modelyard_workloads.exits import PodError
 from modelyard_workloads.launch import rank_environments
 from modelyard_workloads.processes import Failure, Lines
 from modelyard_workloads.status import Estimator, StatusReporter, interval, report
-from modelyard_workloads.supervisor import Outcome
-from trainings.pods import ROOT
+from modelyard_workloads.supervisor import Outcome, Supervisor
+from modelyard_workloads.watchdog import Investigator
+from trainings.pods import ROOT, SMALL, configuration
 from trainings.status_server import StatusServer
 
 
@@ -121,6 +124,28 @@ def test_an_operator_that_is_not_there_costs_nothing(tmp_path: Path, capfd: pyte
     assert "progress report failed" in capfd.readouterr().err
     assert reporting({**environment, "KUBEFLOW_TRAINER_SERVER_URL": "http://x"}) is None
     assert reporting({}) is None
+
+
+def test_the_result_and_the_end_of_the_ranks_are_movements_and_compiling_is_one_for_its_time(tmp_path: Path) -> None:
+    with StatusServer(tmp_path) as server:
+        config = load({"MODELYARD_CONFIG": json.dumps(configuration(tmp_path / "out", SMALL))})
+        announcer = Announcer({**server.environment, "MODELYARD_PROGRESS_DEADLINE_SECONDS": "1"}, config)
+        supervisor = Supervisor()
+        outcome = supervisor.outcome
+        outcome.tick, outcome.progress = 7, {"step": 0, "totalSteps": 9, "phase": "compile"}
+        announcer.connect(supervisor, Investigator(say=lambda *_: None, attempt=1))
+        server.wait_for(lambda: len(server.reports) == 3)
+        ticks = [found["progress"]["tick"] for found in server.reports]
+        assert ticks == sorted(set(ticks)), "the operator sees movement while the first pass is compiled"
+        outcome.progress = {"step": 9, "totalSteps": 9, "phase": "publish"}
+        seen = len(server.reports)
+        server.wait_for(lambda: len(server.reports) >= seen + 3)
+        still = server.reports[-1]["progress"]["tick"]
+        assert server.reports[-2]["progress"]["tick"] == still
+        outcome.result = {"step": 9}
+        server.wait_for(lambda: server.reports[-1]["progress"]["tick"] == still + 1)
+        announcer.close()
+    assert server.reports[-1]["progress"]["tick"] == still + 2
 
 
 def supervise(script: str, ranks: int = 2, grace: float = 11.5) -> subprocess.Popen[str]:

@@ -25,6 +25,7 @@ class Announcer:
         self._estimator = Estimator()
         self._remaining: int | None = None
         self._checkpoint: object = None
+        self._ended = False
         self._allowed = 0  # beats of the heart that compiling is given
         self._compiling_since: float | None = None
 
@@ -57,7 +58,8 @@ class Announcer:
             self._checkpoint = checkpoint
 
     def close(self) -> None:
-        """The last report."""
+        """The last report. That all ranks have ended is a movement: the kubelet may take seconds to tell of it."""
+        self._ended = True
         if self._status:
             self._status.close()
 
@@ -68,5 +70,6 @@ class Announcer:
             self._compiling_since = self._compiling_since or time.monotonic()
             if time.monotonic() - self._compiling_since < COMPILE_SECONDS:
                 self._allowed += 1  # nothing can move inside the first pass of a compiled model
-        body["progress"]["tick"] += self._allowed
+        # The result is one more, and the end of the processes after it.
+        body["progress"]["tick"] += self._allowed + (outcome.result is not None) + self._ended
         return body
