@@ -18,7 +18,8 @@ venv: $(VENV)/.made-from-pyproject ## make the virtual environment with everythi
 $(VENV)/.made-from-pyproject: pyproject.toml
 	$(PYTHON) -c 'import ensurepip' || apt-get install --yes --quiet python3-venv  # Debian ships it apart
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet 'uv>=0.9,<1'  # half a minute where pip takes five: it resolves and unpacks faster
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --editable '.[dev]'
 	touch $@
 
 .PHONY: cluster
