@@ -139,9 +139,14 @@ class KubernetesApi:
             if error.code != 404:
                 raise
 
-    def watch(self, kind: str, namespace: str, seconds: int) -> Iterator[Object]:
-        """Watch events from now on, on a connection of its own, until the time is over."""
-        version = self.request("GET", path_of(kind, namespace) + "?limit=1")["metadata"]["resourceVersion"]
+    def version(self, kind: str, namespace: str) -> str:
+        """Of the newest change, for a watch that is to begin after it."""
+        listed = self.request("GET", path_of(kind, namespace) + "?limit=1")
+        return str(listed["metadata"]["resourceVersion"])
+
+    def watch(self, kind: str, namespace: str, seconds: int, after: str = "") -> Iterator[Object]:
+        """Watch events after a version, or from now on, on a connection of its own, until the time is over."""
+        version = after or self.version(kind, namespace)
         host, port = self.access.address
         connection = http.client.HTTPSConnection(host, port, timeout=seconds + 30, context=self.access.tls)
         try:

@@ -7,14 +7,33 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import pytest
-from cluster.faults import restart
+from cluster.faults import lag, restart
 from cluster.faults.causes import FAULTS
+from cluster.faults.lost_node import LOST_NODE, SILENT_KUBELET
+from cluster.faults.preemption import PREEMPTION
 from cluster.faults.promise import SEED, Bench, Promise, Tally, play_rounds, table
+from cluster.faults.stalls import NO_FALSE_ALARM, STALLS
 from cluster.laboratory import Laboratory
+from cluster.reporting import operator_that_listens
 
-PROMISES: tuple[Promise, ...] = (*(fault.promise() for fault in FAULTS), restart.RESTART)
+PROMISES: tuple[Promise, ...] = (
+    *(fault.promise() for fault in FAULTS),
+    restart.RESTART,
+    PREEMPTION,
+    *STALLS,
+    NO_FALSE_ALARM,
+    SILENT_KUBELET,
+    LOST_NODE,
+    lag.LAG,
+)
+OF_ALL_ROUNDS: dict[Promise, tuple[Callable[[], list[str]], Callable[[], str]]] = {
+    restart.RESTART: (restart.median_violations, restart.phases),
+    lag.LAG: (lag.violations, lag.shown),
+}
+"""What is promised about all rounds together, and the table that shows it."""
 
 
 def chosen() -> list[Promise]:
@@ -28,14 +47,16 @@ def chosen() -> list[Promise]:
 @pytest.mark.timeout(6 * 3600)
 def test_every_round(laboratory: Laboratory, capsys: pytest.CaptureFixture[str]) -> None:
     rounds, seed = int(os.environ.get("ROUNDS", "25")), int(os.environ.get("SEED", SEED))
-    bench = Bench(laboratory.api, laboratory.namespace)
+    namespace, _ = operator_that_listens(laboratory, "faults")
+    bench = Bench(laboratory.api, namespace)
     tallies: list[Tally] = []
     with capsys.disabled():
         for promise in chosen():
             tally = play_rounds(promise, bench, rounds, seed)
-            if promise is restart.RESTART:
-                tally.violations += restart.median_violations()
-                sys.stdout.write(f"\n{restart.phases()}\n")
+            if promise in OF_ALL_ROUNDS:
+                violations, shown = OF_ALL_ROUNDS[promise]
+                tally.violations += violations()
+                sys.stdout.write(f"\n{shown()}\n")
             tallies.append(tally)
             sys.stdout.write(f"\n{table(tallies)}\n")
             sys.stdout.flush()

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -38,20 +38,19 @@ class Watched:
         """(attempt, Unix time), of every beginning of a standstill."""
         self._api, self._played = api, played
         self._closed = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        after = api.version("ModelTraining", played.namespace)
+        threading.Thread(target=self._work, args=(after,), daemon=True).start()
 
-    def _work(self) -> None:
+    def _work(self, after: str) -> None:
         stalled = False
-        while not self._closed:
-            with suppress(OSError):
-                for event in self._api.watch("ModelTraining", self._played.namespace, 600):
-                    obj = event["object"]
-                    if self._closed or obj["metadata"].get("name") != self._played.name:
-                        continue
-                    was, stalled = stalled, _stands_still(obj)
-                    if stalled and not was:
-                        self.stalls.append((obj["status"]["attempt"], time.time()))
+        for event in self._api.watch("ModelTraining", self._played.namespace, 900, after):
+            obj = event["object"]
+            if self._closed:
+                return
+            if obj["metadata"].get("name") == self._played.name:
+                was, stalled = stalled, _stands_still(obj)
+                if stalled and not was:
+                    self.stalls.append((obj["status"]["attempt"], time.time()))
 
     def close(self) -> None:
         self._closed = True
