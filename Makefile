@@ -52,7 +52,7 @@ lint: venv ## ruff (rules and format) and mypy
 	$(VENV)/bin/mypy operator workloads tests
 
 .PHONY: test
-test: ## lint and all tests; the cluster and the images are prepared meanwhile
+test: ## all tests and lint; the cluster and the images are prepared meanwhile
 	@PYTHON=$(PYTHON) tests/run.sh
 
 .PHONY: test-pure

@@ -13,7 +13,7 @@ from cluster.ranks import environment, events_of, kill_a_rank, kubectl
 
 KILLS = 10
 SEED = 20
-EPOCHS = 36
+EPOCHS = 24
 PARAMETERS = {
     "architecture": "test_resnet.r160_in1k",  # timm's 0.5 M parameters: the ranks spend their time in the loop
     "epochs": EPOCHS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import urllib.request
 from pathlib import Path
@@ -63,26 +62,21 @@ def test_two_ranks_learn_the_digits_and_report_while_they_do(tmp_path: Path) -> 
                 torch.testing.assert_close(answers[expected.name], torch.tensor(expected.data), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.timeout(600)
-def test_a_run_whose_ranks_are_killed_three_times_ends_with_the_very_bits_of_the_one_never_killed(
+def test_a_run_one_of_whose_ranks_is_killed_ends_with_the_very_bits_of_the_one_never_killed(
     tmp_path: Path, uninterrupted: str
 ) -> None:
     output = tmp_path / "out"
-    chance = random.Random(11)
-    steps = sorted(chance.sample(range(2, 14), 3))
-    for attempt, step in enumerate(steps, start=1):
-        pod = Pod(tmp_path, configuration(output, SMALL, attempt=attempt, checkpoint=EVERY_STEP))
-        pod.wait_for_step(step)
-        victim = chance.randrange(2)
-        pod.kill_rank(victim)
-        assert pod.wait() == 128 + signal.SIGKILL, pod.text
-        failure = pod.termination["failure"]
-        assert (failure["rank"], failure["signal"], failure["exitCode"]) == (victim, "SIGKILL", None)
-        assert pod.termination["checkpoint"]["step"] >= step - 2  # one may have been in flight
-    pod = Pod(tmp_path, configuration(output, SMALL, attempt=4, checkpoint=EVERY_STEP))
+    pod = Pod(tmp_path, configuration(output, SMALL, checkpoint=EVERY_STEP))
+    pod.wait_for_step(6)
+    pod.kill_rank(1)
+    assert pod.wait() == 128 + signal.SIGKILL, pod.text
+    failure = pod.termination["failure"]
+    assert (failure["rank"], failure["signal"], failure["exitCode"]) == (1, "SIGKILL", None)
+    assert pod.termination["checkpoint"]["step"] >= 4  # one may have been in flight
+    pod = Pod(tmp_path, configuration(output, SMALL, attempt=2, checkpoint=EVERY_STEP))
     assert pod.wait() == 0, pod.text
     (resumed,) = pod.events("resumed")
-    assert resumed["step"] >= steps[-1] - 2
+    assert resumed["step"] >= 4
     assert weights_digest(pod.termination, output) == uninterrupted
 
 
