@@ -69,22 +69,34 @@ class EventRecorder:
     async def _write(self, parent: Object, event: Event) -> None:
         now = format_time(datetime.now(UTC))
         body = self._render(parent, event, now)
-        place = (parent["metadata"]["uid"], body["metadata"]["name"])
-        count = self._counts.get(place, 0) + 1
-        _remember(self._counts, place, count)
-        if count > 1:
-            patch: Object = {"count": count, "lastTimestamp": now}
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        place = (parent["metadata"]["uid"], name)
+        count = self._counts.get(place, 0)
+        if not count:
+            count = await self._create(body)
+        else:
             try:
-                await self._cluster.merge("Event", body["metadata"]["namespace"], body["metadata"]["name"], patch)
-                return
+                await self._cluster.merge("Event", namespace, name, {"count": count + 1, "lastTimestamp": now})
+                count += 1
             except ApiError as error:
                 if not error.not_found:  # the API server drops Events after an hour
                     raise
+                count = await self._create(body)
+        _remember(self._counts, place, count)
+
+    async def _create(self, body: Object) -> int:
+        """How often it is counted now: on from what the process before this one recorded."""
         try:
             await self._cluster.create(body)
+            return 1
         except ApiError as error:
-            if not error.already_exists:  # recorded by the process before this one
+            if not error.already_exists:
                 raise
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        found = await self._cluster.list("Event", namespace, fields=f"metadata.name={name}")
+        count = 1 + max((int(event.get("count") or 1) for event in found), default=0)
+        await self._cluster.merge("Event", namespace, name, {"count": count, "lastTimestamp": body["lastTimestamp"]})
+        return count
 
     def _render(self, parent: Object, event: Event, now: str) -> Object:
         meta = parent["metadata"]
