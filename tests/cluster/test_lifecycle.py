@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from cluster.kubernetes_api import eventually
+from cluster.kubernetes_api import Object, Refused, eventually
 from cluster.laboratory import Laboratory, condition, reason
 from cluster.objects import Played, artifacts, failure, service, training
 
@@ -119,6 +119,50 @@ def test_a_finished_training_is_deleted_after_its_time_to_live(laboratory: Labor
     played.end(1, 0, 0, artifacts("short-lived-output"))
     played.wait_gone()
     eventually("its pods are gone", lambda: not played.children("Pod"))
+
+
+def test_a_training_that_is_not_done_in_its_active_time_fails_and_its_pods_go(laboratory: Laboratory) -> None:
+    played = start(laboratory, "overlong", nodes=2, runPolicy={"activeDeadlineSeconds": 3})
+    status = played.wait("failed", 30, phase="Failed")["status"]
+    assert (status["lastFailure"]["reason"], status.get("restarts", 0)) == ("DeadlineExceeded", 0)
+    assert "activeDeadlineSeconds, 3 s" in status["lastFailure"]["message"]
+    eventually("its pods are gone", lambda: not played.children("Pod"))
+
+
+def test_a_training_that_does_not_start_in_time_fails_with_the_reason_and_frees_its_places(
+    laboratory: Laboratory,
+) -> None:
+    limits = {"resourcesPerNode": {"limits": {"nvidia.com/gpu": 5}}}  # a fake node has 8: no two fit on one
+    apart = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [beside("unstartable")]}}
+    body = training("unstartable", 2, trainer=limits, runPolicy={"startupDeadlineSeconds": 8})
+    body["spec"]["pod"] = {**body["spec"]["pod"], "affinity": apart}
+    played = Played.create(laboratory.api, laboratory.namespace, body)
+    eventually("one of two has a place", lambda: played.status.get("nodes", {}).get("ready") == 1, 30, played.told)
+    status = played.wait("failed", 60, phase="Failed")["status"]
+    failed = status["lastFailure"]
+    assert (failed["reason"], failed["rule"]) == ("Unschedulable", "startup")
+    assert "not all nodes ran within 8 s" in failed["message"] and "Insufficient nvidia.com/gpu" in failed["message"]
+    eventually("no place is held", lambda: not played.children("Pod"))
+
+
+def beside(name: str) -> Object:
+    """All pods of a training on one node."""
+    labels = {"matchLabels": {"modelyard.dev/training": name}}
+    return {"labelSelector": labels, "topologyKey": "kubernetes.io/hostname"}
+
+
+def test_numbers_of_nodes_and_resources_are_changed_while_suspended(laboratory: Laboratory) -> None:
+    played = start(laboratory, "reshaped", nodes=2)
+    larger: Object = {"numNodes": 3, "resourcesPerNode": {"requests": {"cpu": "20m"}, "limits": {"memory": "96Mi"}}}
+    with pytest.raises(Refused, match="suspend"):
+        played.edit(trainer=larger)
+    played.edit(suspend=True)
+    played.wait("suspended", phase="Suspended")
+    played.edit(trainer=larger)
+    played.edit(suspend=False)
+    assert played.running(attempt=2)["status"]["nodes"] == {"desired": 3, "ready": 3, "failed": 0, "worldSize": 3}
+    pods = [pod for pod in played.children("Pod") if "-2-" in pod["metadata"]["name"]]
+    assert [pod["spec"]["containers"][0]["resources"]["limits"]["memory"] for pod in pods] == ["96Mi"] * 3
 
 
 @pytest.mark.parametrize(("policy", "left"), [("All", 0), ("Running", 1), ("None", 2)])
