@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from cluster.faults import lag, restart
+from cluster.faults import lag, preemption, restart
 from cluster.faults.causes import FAULTS
 from cluster.faults.lost_node import LOST_NODE, SILENT_KUBELET
-from cluster.faults.preemption import PREEMPTION
 from cluster.faults.promise import SEED, Bench, Promise, Tally, play_rounds, table
 from cluster.faults.stalls import NO_FALSE_ALARM, STALLS
 from cluster.laboratory import Laboratory
@@ -22,7 +21,7 @@ from cluster.reporting import operator_that_listens
 PROMISES: tuple[Promise, ...] = (
     *(fault.promise() for fault in FAULTS),
     restart.RESTART,
-    PREEMPTION,
+    preemption.PREEMPTION,
     *STALLS,
     NO_FALSE_ALARM,
     SILENT_KUBELET,
@@ -31,6 +30,7 @@ PROMISES: tuple[Promise, ...] = (
 )
 OF_ALL_ROUNDS: dict[Promise, tuple[Callable[[], list[str]], Callable[[], str]]] = {
     restart.RESTART: (restart.median_violations, restart.phases),
+    preemption.PREEMPTION: (preemption.too_few, preemption.shown),
     lag.LAG: (lag.violations, lag.shown),
 }
 """What is promised about all rounds together, and the table that shows it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -97,6 +98,8 @@ def training(name: str) -> Object:
 
 
 _untouched: dict[Bench, Object] = {}
+_disturbed: Counter[str] = Counter()
+_resumed: list[int] = []
 _lock = threading.Lock()
 
 
@@ -152,6 +155,8 @@ def _attempt(bench: Bench, played: Played, attempt: int, chance: random.Random |
         eventually(moment, lambda: reached(diary, moment, after) or _over(played), 180, played.told)
         time.sleep(pause)  # the promise holds at any moment: this only spreads them
         if not _over(played):
+            with _lock:
+                _disturbed[f"{disturb.__name__}, {moment}"] += 1
             disturb(bench, played, f"{pod}-{victim}")
     told = eventually(
         f"attempt {attempt} has ended",
@@ -177,6 +182,8 @@ def _violations(diary: Diary, attempt: int, done: int) -> list[str]:
     broken = []
     resumed = [int(event["step"]) for event in diary.of("resumed")]
     begun = [int(event["step"]) for event in diary.of("progress")][:1]
+    with _lock:
+        _resumed.extend(resumed)
     if begun and (resumed or [0])[0] < done:
         broken.append(f"attempt {attempt} began from step {resumed or 0}, and {done} were done")
     if failed := diary.of("failure", "checkpointFailed"):
@@ -193,6 +200,19 @@ def _ends_well(obj: Object, expected: Object | None) -> list[str]:
     steps = status["progress"]["step"], found["final"][0]
     broken = [] if steps == (STEPS, STEPS) else [f"succeeded at steps {steps}"]
     return broken + ([f"it came to {found}, untouched to {expected}"] if expected and found != expected else [])
+
+
+def shown() -> str:
+    """What was done to the trainings of all rounds, and when; so that nobody takes nothing for a success."""
+    what = Counter(name.partition(", ")[0] for name in _disturbed.elements())
+    when = Counter(name.partition(", ")[2] for name in _disturbed.elements())
+    counts = "; ".join(", ".join(f"{name} {n}" for name, n in sorted(counted.items())) for counted in (what, when))
+    return f"{_disturbed.total()} preemptions ({counts}); {len(_resumed)} attempts went on from a checkpoint"
+
+
+def too_few() -> list[str]:
+    """Rounds in which nothing was lost because nothing was done prove nothing."""
+    return [] if len(_resumed) >= _disturbed.total() / 3 else [f"only {len(_resumed)} attempts had anything to lose"]
 
 
 PREEMPTION = Promise("five preemptions", partial(play_and_compare, 5))
