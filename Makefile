@@ -68,6 +68,10 @@ faults-training: venv cluster images ## break trainings in every way, many times
 	eval "$$($(LOCALCLUSTER) env)" && ROUNDS=$(or $(ROUNDS),25) SEED=$(or $(SEED),20) PROMISES="$(PROMISES)" \
 	  $(PYTEST) $(CLUSTER_TESTS)/faults/every_round.py
 
+.PHONY: samples
+samples: venv cluster images ## train and serve everything under manifests/samples (STEPS=20 cuts the trainings short)
+	eval "$$($(LOCALCLUSTER) env)" && STEPS="$(STEPS)" $(PYTEST) --capture no $(CLUSTER_TESTS)/every_sample.py
+
 .PHONY: test-cluster
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)
