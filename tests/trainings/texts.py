@@ -14,6 +14,8 @@ SMALL = {
     "learningRate": 1e-3,
     "evaluationFraction": 0.2,
 }
+# With initial weights, whose shape and tokenizer they are.
+GIVEN = {name: value for name, value in SMALL.items() if name not in ("architecture", "vocabularySize")}
 # Without dropout, and without Adam, which makes much of rounding errors in gradients near zero.
 EXACT = {**SMALL, "dropout": 0, "optimizer": "sgd", "learningRate": 0.1}
 

@@ -133,6 +133,8 @@ def parse(raw: Mapping[str, Any]) -> TrainingConfig:
     if not issues and config.private and task not in PRIVATE_TASKS:
         known = ", ".join(PRIVATE_TASKS)
         issues.append(Issue("privacy.differentialPrivacy", f"{task} cannot be trained privately; {known} can"))
+    if parameters and raw.get("privacy") and parameters.compile == "on":
+        issues.append(Issue("parameters.compile", "gradients of single samples are not compiled; write auto or off"))
     if issues:
         raise ConfigError(issues)
     return config

@@ -239,6 +239,7 @@ def test_poisson_batches_have_the_right_size_on_average_and_every_sample_the_sam
         ({"epsilon": 1e-9}, {}, r"privacy.differentialPrivacy.epsilon: 1e-09 cannot be kept over 10 steps"),
         ({}, {"numeric": {"price": "standardise"}}, r"parameters.numeric.price: standardise publishes"),
         ({}, {"crossBuckets": 1_000_000}, r"parameters.categorical: .* at most 107 fit: write accumulationSteps: 3"),
+        ({}, {"compile": "on"}, r"parameters.compile: gradients of single samples are not compiled; write auto or off"),
         ({"epsilon": -1}, {}, r"privacy.differentialPrivacy.epsilon: Input should be greater than 0"),
         ({"delta": 2}, {}, r"privacy.differentialPrivacy.delta: Input should be less than 1"),
         ({"maxGradNorm": 0}, {}, r"privacy.differentialPrivacy.maxGradNorm: Input should be greater than 0"),

@@ -20,7 +20,7 @@ from modelyard_workloads.exits import DataError
 from modelyard_workloads.parameters.text import BertPretrainingParameters
 from tokenizers import Tokenizer
 from trainings.builtin import artifact, configuration, run
-from trainings.texts import SMALL, texts
+from trainings.texts import GIVEN, SMALL, texts
 
 transformers: Any = import_module("transformers")
 
@@ -154,7 +154,7 @@ def test_a_training_goes_on_from_an_artifact_and_from_transformers_files(
     transformers.AutoTokenizer.from_pretrained(directory).save_pretrained(theirs)
     losses = []
     for number, model in enumerate((directory.as_uri(), theirs.as_uri())):
-        parameters = {**SMALL, "maxSteps": 1, "learningRate": 1e-6}
+        parameters = {**GIVEN, "maxSteps": 1, "learningRate": 1e-6}
         result = run(configuration("bert-pretraining", tmp_path / str(number), corpus, parameters, model=model))
         losses.append(float(result["metrics"]["evaluationLoss"]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -166,7 +166,8 @@ def test_text_files_and_a_given_tokenizer(tmp_path: Path, tokenizer: Tokenizer) 
     data.mkdir()
     (data / "a.txt").write_text("\n\n".join(texts(24)))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    parameters = {**SMALL, "maxSteps": 1, "nextSentence": False, "tokenizer": (tmp_path / "tokenizer.json").as_uri()}
+    given = {**GIVEN, "architecture": "tiny", "tokenizer": (tmp_path / "tokenizer.json").as_uri()}
+    parameters = {**given, "maxSteps": 1, "nextSentence": False}
     config = configuration("bert-pretraining", tmp_path / "out", data.as_uri(), parameters)
     result = run(config)
     assert "nextSentenceAccuracy" not in result["metrics"]

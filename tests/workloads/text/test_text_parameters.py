@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from modelyard_workloads.config import parse
 from modelyard_workloads.exits import ConfigError, ExitError
+from modelyard_workloads.tasks import build_task
 from trainings.builtin import configuration, run
-from trainings.texts import SMALL
+from trainings.texts import GIVEN
 
+TUNING = ("text-classification", "token-classification", "question-answering")
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("bert-pretraining", {"architecture": "huge"}, "parameters.architecture: Input should be 'tiny', 'mini', 'small'"),
     ("bert-pretraining", {"maskProbability": 0}, "parameters.maskProbability: Input should be greater than 0, got 0"),
@@ -57,7 +59,7 @@ def test_a_wrong_parameter_is_named(task: str, parameters: dict[str, Any], messa
 
 
 def test_fine_tuning_is_by_default_adam_with_1e_5_for_10_epochs() -> None:
-    for task in ("text-classification", "token-classification", "question-answering"):
+    for task in TUNING:
         parameters = parse(configuration(task, Path("out"), "example://python-docs", {})).parameters
         assert (parameters.optimizer, parameters.learning_rate, parameters.epochs) == ("adamw", 1e-5, 10)
 
@@ -82,16 +84,33 @@ def test_wrong_addresses_are_explained(
     given = {name: value.replace("{here}", here) for name, value in parameters.items()}
     address = dataset.replace("{here}", here) or corpus
     with pytest.raises(ExitError) as raised:
-        run(configuration("bert-pretraining", tmp_path / "out", address, {**SMALL, **given}))
+        run(configuration("bert-pretraining", tmp_path / "out", address, {**GIVEN, **given}))
     assert message in str(raised.value)
 
 
 def test_initial_weights_set_the_limits(tmp_path: Path, corpus: str, trained: tuple[Path, dict[str, Any]]) -> None:
     def message(**parameters: Any) -> str:
-        config = configuration("bert-pretraining", tmp_path, corpus, SMALL | parameters, model=trained[0].as_uri())
+        config = configuration("bert-pretraining", tmp_path, corpus, GIVEN | parameters, model=trained[0].as_uri())
         with pytest.raises(ExitError) as raised:
             run(config)
         return str(raised.value)
 
     assert "the initial weights know 32 positions; write at most that, got 64" in message(sequenceLength=64)
-    assert "the initial weights (model.uri) bring their own tokenizer" in message(tokenizer="file:///x/vocab.txt")
+
+
+@pytest.mark.parametrize("task", ["bert-pretraining", *TUNING])
+def test_what_initial_weights_or_a_tokenizer_bring_is_not_asked_for_in_vain(task: str) -> None:
+    def refused(model: str, parameters: dict[str, Any]) -> list[str]:
+        with pytest.raises(ConfigError) as raised:
+            build_task(parse(configuration(task, Path("out"), "file:///data", parameters, model=model)))
+        return [f"{issue.field}: {issue.message}" for issue in raised.value.issues]
+
+    asked = {"architecture": "base", "vocabularySize": 30_528, "lowercase": True, "tokenizer": "file:///x/vocab.txt"}
+    assert refused("file:///weights", asked) == [
+        f"parameters.{name}: is that of the initial weights, model.uri; remove it" for name in asked
+    ]
+    assert refused("", {"tokenizer": "file:///x/tokenizer.json", "vocabularySize": 512, "lowercase": False}) == [
+        f"parameters.{name}: is that of the tokenizer; remove it" for name in ("vocabularySize", "lowercase")
+    ]
+    heard = {"architecture": "tiny", "tokenizer": "file:///x/vocab.txt", "lowercase": False}
+    build_task(parse(configuration(task, Path("out"), "file:///data", heard)))

@@ -19,7 +19,7 @@ from modelyard_workloads.serve.golden import check_golden
 from modelyard_workloads.serve.runtimes import build_runtime
 from modelyard_workloads.tasks.bert_inference import as_bytes
 from trainings.builtin import artifact, configuration, run
-from trainings.texts import SMALL, conll
+from trainings.texts import GIVEN, SMALL, conll
 
 seqeval: Any = import_module("seqeval.metrics")
 sequence_labeling: Any = import_module("seqeval.metrics.sequence_labeling")
@@ -89,7 +89,7 @@ def test_evaluation_counts_what_seqeval_counts(tuned: tuple[Path, dict[str, Any]
     from modelyard_workloads.data.order import Shard
     from modelyard_workloads.tasks.token_classification import TokenClassificationTask
 
-    parameters = PARAMETERS | {"sequenceLength": 10}  # sentences are parted
+    parameters = GIVEN | {"sequenceLength": 10}  # sentences are parted
     config = configuration("token-classification", tmp_path, people, parameters, model=tuned[0].as_uri())
     task = TokenClassificationTask(parse(config))
     task.build_data(Shard(rank=0, world_size=1), torch.device("cpu"))

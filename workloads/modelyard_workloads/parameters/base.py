@@ -56,7 +56,12 @@ class Parameters(Section):
     warmup_epochs: float | None = Field(
         None, ge=0, description="Epochs in which the learning rate rises from zero; without it, an eighth of epochs."
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd, first beta of adamw.")
+    momentum: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Momentum of sgd; first beta of adamw, and of what muon leaves to it (its own momentum is 0.95).",
+    )
     beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adamw; without effect for sgd.")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Epsilon of adamw; without effect for sgd.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay; biases and normalisation are exempt.")

@@ -36,6 +36,7 @@ from modelyard_workloads.tasks.bert_inference import golden_answers, load_pretra
 from modelyard_workloads.tasks.bert_start import (
     architecture_of,
     bert_config_for,
+    check_given,
     given_tokenizer,
     open_initial,
     write_model,
@@ -53,7 +54,9 @@ class BertPretrainingTask:
     objective = Objective(metric="evaluationLoss", higher_is_better=False)
 
     def __init__(self, config: TrainingConfig) -> None:
+        """Raises ConfigError where parameters and model.uri contradict each other."""
         assert isinstance(config.parameters, BertPretrainingParameters)
+        check_given(config.parameters, config.model.uri)
         self._parameters = config.parameters
         self._dataset_uri = config.dataset.uri
         self._model_uri = config.model.uri

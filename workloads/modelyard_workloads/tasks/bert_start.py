@@ -51,14 +51,33 @@ def open_initial(uri: str) -> BertCheckpoint | None:
         raise DataError(f"model.uri: {error}") from None
 
 
+def check_given(parameters: BertParameters, initial_uri: str) -> None:
+    """Nothing that is asked for may go unheard: initial weights bring their shape and their tokenizer, a tokenizer its
+    words. Raises ConfigError with all issues.
+    """
+    names: dict[str, str] = {}
+    if parameters.tokenizer:
+        names = {"vocabulary_size": "tokenizer"}
+        if not parameters.tokenizer.endswith(".txt"):  # a list of words alone does not say what becomes of capitals
+            names["lowercase"] = "tokenizer"
+    if initial_uri:
+        theirs = ("architecture", "vocabulary_size", "lowercase", "tokenizer")
+        names = dict.fromkeys(theirs, "initial weights, model.uri")
+    fields = type(parameters).model_fields
+    issues = [
+        Issue(f"parameters.{fields[name].alias or name}", f"is that of the {whose}; remove it")
+        for name, whose in names.items()
+        if name in parameters.model_fields_set and getattr(parameters, name) != ""
+    ]
+    if issues:
+        raise ConfigError(issues)
+
+
 def given_tokenizer(parameters: BertParameters, initial: BertCheckpoint | None) -> Tokenizer | None:
     """The tokenizer of the initial weights, or the one that the parameters name; None when one is to be trained.
-    Raises ConfigError and DataError.
+    Raises DataError.
     """
     if initial is not None:
-        if parameters.tokenizer:
-            message = "the initial weights (model.uri) bring their own tokenizer; remove this"
-            raise ConfigError([Issue("parameters.tokenizer", message)])
         return read_tokenizer(initial.path)
     if not parameters.tokenizer:
         return None

@@ -32,7 +32,7 @@ from modelyard_workloads.models.bert import BertConfig
 from modelyard_workloads.models.bert_huggingface import BertCheckpoint, Head, load_initial
 from modelyard_workloads.parameters.text import FineTuningParameters
 from modelyard_workloads.tasks.bert_inference import grouped_by_length
-from modelyard_workloads.tasks.bert_start import bert_config_for, given_tokenizer, open_initial
+from modelyard_workloads.tasks.bert_start import bert_config_for, check_given, given_tokenizer, open_initial
 
 _FORMAT = 1  # of the prepared data; another number where another content would come of the same rows
 
@@ -60,7 +60,9 @@ class BertTuningTask:
     target: ClassVar[str]
 
     def __init__(self, config: TrainingConfig) -> None:
+        """Raises ConfigError where parameters and model.uri contradict each other."""
         assert isinstance(config.parameters, FineTuningParameters)
+        check_given(config.parameters, config.model.uri)
         self.parameters = config.parameters
         self._config = config
         self.shard: Shard
