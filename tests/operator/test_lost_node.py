@@ -31,6 +31,31 @@ def test_the_gang_is_restarted_elsewhere_and_the_zombie_is_deleted_by_force() ->
     assert_golden("loses_a_node", w, "Finished")
 
 
+def test_the_next_attempt_would_rather_not_go_to_the_node_that_is_not_tainted_yet() -> None:
+    term = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+    mine = {"weight": 1, "preference": term}
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [mine]}}
+    w = world(pod={"affinity": affinity}, failurePolicy={"backoffSeconds": 0})
+    assert preferences(w) == [[mine], [mine]]
+    to_running(w)
+    w.wait(50)
+    mark_unready(w, "demo-1-1")
+    w.reconcile()
+    assert w.status["attempt"] == 2
+    elsewhere = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-a"]}]}
+    assert preferences(w) == [[mine, {"weight": 100, "preference": elsewhere}]] * 2
+    to_running(w)
+    w.pod("demo-2-0", phase="Failed", exit_code=1)
+    w.reconcile()
+    assert w.status["attempt"] == 3
+    assert preferences(w) == [[mine], [mine]], "by then the node has its taint, or is well again"
+
+
+def preferences(w: World) -> list[Any]:
+    affinities = [pod["spec"]["affinity"]["nodeAffinity"] for pod in w.plan().create]
+    return [affinity["preferredDuringSchedulingIgnoredDuringExecution"] for affinity in affinities]
+
+
 def test_more_patience_is_waited_for() -> None:
     w = world(runPolicy={"nodeLostSeconds": 100})
     to_running(w)

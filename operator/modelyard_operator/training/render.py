@@ -38,7 +38,13 @@ from modelyard_operator.training.environment import (
 )
 from modelyard_operator.training.failure import CONTAINER
 from modelyard_operator.training.rendezvous import PORT
-from modelyard_operator.training.scheduling import placement, queue_annotations, queue_labels, with_topology
+from modelyard_operator.training.scheduling import (
+    away_from_the_lost,
+    placement,
+    queue_annotations,
+    queue_labels,
+    with_topology,
+)
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 
@@ -160,7 +166,8 @@ def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int,
         pod["spec"]["hostname"] = pod["metadata"]["name"]
         pod["spec"]["subdomain"] = peer_service_name(training["metadata"]["name"])
     pod["spec"] |= placement(spec)
-    if affinity := with_topology(pod["spec"].get("affinity") or {}, training, spec, attempt):
+    affinity = away_from_the_lost(pod["spec"].get("affinity") or {}, training, attempt)
+    if affinity := with_topology(affinity, training, spec, attempt):
         pod["spec"]["affinity"] = affinity
     return pod
 

@@ -84,3 +84,22 @@ def with_topology(affinity: Object, training: Object, spec: ModelTrainingSpec, a
     pods = affinity.get("podAffinity") or {}
     required = [*(pods.get("requiredDuringSchedulingIgnoredDuringExecution") or ()), together]
     return {**affinity, "podAffinity": {**pods, "requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def away_from_the_lost(affinity: Object, training: Object, attempt: int) -> Object:
+    """The affinity of a pod, and that it would rather not go to the node that the attempt before was lost with.
+
+    The cluster says of the pods that their node is silent before it taints that node: a pod that is made in between may
+    be placed there again, and lose another nodeLostSeconds. Not required, since the node may come back as the only one.
+    """
+    failed = (training.get("status") or {}).get("lastFailure") or {}
+    lost = failed.get("nodeName")
+    if failed.get("reason") != "NodeLost" or failed.get("attempt") != attempt - 1 or not lost:
+        return affinity
+    elsewhere = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [lost]}]}
+    nodes = affinity.get("nodeAffinity") or {}
+    preferred = [
+        *(nodes.get("preferredDuringSchedulingIgnoredDuringExecution") or ()),
+        {"weight": 100, "preference": elsewhere},
+    ]
+    return {**affinity, "nodeAffinity": {**nodes, "preferredDuringSchedulingIgnoredDuringExecution": preferred}}

@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 from cluster.faults.promise import Bench, Promise
-from cluster.kubernetes_api import KubernetesApi, eventually
+from cluster.kubernetes_api import KubernetesApi, Object, eventually
 from cluster.objects import Played, training
 from cluster.pool import pool
 
@@ -32,7 +32,7 @@ def play(fault: str, bench: Bench, name: str, _chance: random.Random) -> list[st
             if fault == "node":
                 nodes.lose(doomed)
                 began = time.monotonic()
-            moved = played.running(attempt=2, seconds=NODE_LOST_SECONDS + 120)["status"]
+            moved = eventually("elsewhere", lambda: _elsewhere(played, doomed), NODE_LOST_SECONDS + 120, played.told)
             broken, seconds = [], time.monotonic() - began
             if seconds > NODE_LOST_SECONDS + 60:
                 broken.append(f"it ran elsewhere after {seconds:.0f} s")
@@ -46,6 +46,15 @@ def play(fault: str, bench: Bench, name: str, _chance: random.Random) -> list[st
         finally:
             played.delete()
             eventually("its pods are gone", lambda: not played.children("Pod"))
+
+
+def _elsewhere(played: Played, doomed: str) -> Object | None:
+    """The status, once a later attempt runs on another node."""
+    status = played.status
+    if status["phase"] != "Running" or status["attempt"] == 1:
+        return None
+    pod = played.api.find("Pod", played.namespace, f"{played.name}-{status['attempt']}-0")
+    return status if pod is not None and pod["spec"].get("nodeName") != doomed else None
 
 
 def start_by_hand(api: KubernetesApi, namespace: str, pod: str) -> None:
