@@ -133,7 +133,7 @@ def test_the_result_and_the_end_of_the_ranks_are_movements_and_compiling_is_one_
         supervisor = Supervisor()
         outcome = supervisor.outcome
         outcome.tick, outcome.progress = 7, {"step": 0, "totalSteps": 9, "phase": "compile"}
-        announcer.connect(supervisor, Investigator(say=lambda *_: None, attempt=1))
+        announcer.connect(supervisor, Investigator(say=lambda *_: None))
         server.wait_for(lambda: len(server.reports) == 3)
         ticks = [found["progress"]["tick"] for found in server.reports]
         assert ticks == sorted(set(ticks)), "the operator sees movement while the first pass is compiled"

@@ -12,12 +12,13 @@ from typing import Any
 
 import pyarrow.fs
 import pytest
+from modelyard_workloads import stacks
 from modelyard_workloads.artifact import read_artifact
 from modelyard_workloads.data import clicks
 from modelyard_workloads.data.sources import MODEL, open_source
 from modelyard_workloads.durable import Fenced
 from modelyard_workloads.exits import DataError
-from modelyard_workloads.object_store import open_remote
+from modelyard_workloads.remote_directory import open_remote
 from servers.s3 import s3_server
 from trainings.inprocess import run
 
@@ -69,6 +70,15 @@ def training(**changes: Any) -> dict[str, Any]:
         "checkpoint": {"everySteps": 2, "everySeconds": None},
         **changes,
     }
+
+
+def test_the_stacks_of_a_standstill_are_there_too(tmp_path: Path, bucket: pyarrow.fs.S3FileSystem) -> None:
+    told = stacks.keep(tmp_path, f"{URI}/", 2, {0: "rank 0 waits", 1: "rank 1 is stopped"})
+    assert told == {"path": "stacks/attempt-2", "uri": f"{URI}/stacks/attempt-2"}
+    with bucket.open_input_stream("bucket/runs/a/stacks/attempt-2/rank-1.txt") as file:
+        assert file.read() == b"rank 1 is stopped"
+    assert stacks.keep(tmp_path, "pvc://claim", 2, {0: "rank 0 waits"})["uri"] == "pvc://claim/stacks/attempt-2"
+    assert (tmp_path / "stacks/attempt-2/rank-0.txt").read_text() == "rank 0 waits"
 
 
 def in_pod(directory: Path, raw: dict[str, Any], stop_after: int | None = None) -> Any:
@@ -213,7 +223,7 @@ def test_an_output_that_cannot_be_is_named(
 _UPLOAD = """
 import sys
 from pathlib import Path
-from modelyard_workloads.object_store import open_remote
+from modelyard_workloads.remote_directory import open_remote
 remote = open_remote("s3://bucket/runs/a")
 print("begun", flush=True)
 while True:

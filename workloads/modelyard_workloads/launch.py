@@ -13,9 +13,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from modelyard_workloads import termination
+from modelyard_workloads import stacks, termination
 from modelyard_workloads.exits import BAD_CONFIG, BAD_ENVIRONMENT, CHECKPOINTED, ConfigError, PodError
 from modelyard_workloads.hardware import available_cores, openmp_environment
 from modelyard_workloads.peers import PeerClient, PeerServer
@@ -105,10 +106,10 @@ def _investigator(
     """Node 0 asks the other launchers and keeps what they say; the others answer it."""
     first = environments[min(environments)]
     processes, world = int(first["LOCAL_WORLD_SIZE"]), int(first["WORLD_SIZE"])
-    investigator = Investigator(say=supervisor.say, attempt=config.attempt)
+    investigator = Investigator(say=supervisor.say)
     node, nodes, port = min(environments) // processes, world // processes, int(first["MASTER_PORT"]) + 1
     if node == 0:
-        investigator.output, investigator.uri = config.output.path, config.output.uri
+        investigator.keep = partial(stacks.keep, config.output.path, config.output.uri, config.attempt)
     if node == 0 and nodes > 1:
         ranks_of = {other: range(other * processes, (other + 1) * processes) for other in range(1, nodes)}
         investigator.peers = PeerServer(port, ranks_of)

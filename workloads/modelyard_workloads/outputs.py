@@ -29,7 +29,8 @@ from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.highwater import HighWater
 from modelyard_workloads.metrics import Reporter
-from modelyard_workloads.object_store import TENSORBOARD, RemoteCheckpoints, RemoteFence, is_remote, open_remote
+from modelyard_workloads.object_store import TENSORBOARD, RemoteCheckpoints, RemoteFence
+from modelyard_workloads.remote_directory import is_remote, open_remote
 from modelyard_workloads.saver import Saver
 from modelyard_workloads.snapshot import decode
 from modelyard_workloads.tasks.base import Task

@@ -102,6 +102,21 @@ def save(output: Path, attempt: int, texts: Mapping[int, str]) -> str:
     return f"stacks/{directory.name}"
 
 
+def keep(output: Path, uri: str, attempt: int, texts: Mapping[int, str]) -> dict[str, str]:
+    """Leave them in the output, a volume or an object store; says where. Raises OSError, and DataError for credentials
+    that cannot be used.
+    """
+    from modelyard_workloads.remote_directory import is_remote, open_remote  # a second of imports, at a standstill only
+
+    if is_remote(uri):
+        remote, path = open_remote(uri), f"stacks/attempt-{attempt}"
+        for rank, text in texts.items():
+            remote.write(f"{path}/rank-{rank}.txt", text.encode())
+    else:
+        path = save(output, attempt, texts)
+    return {"path": path} | ({"uri": f"{uri.rstrip('/')}/{path}"} if uri else {})
+
+
 def _text(rank: Rank, start: int) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     state = _state(rank.pid)

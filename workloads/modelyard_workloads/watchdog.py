@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from modelyard_workloads import stacks
+from modelyard_workloads.exits import ExitError
 from modelyard_workloads.peers import PeerServer
 from modelyard_workloads.processes import Rank
 
@@ -51,12 +51,10 @@ class Watchdog:
 
 @dataclass(kw_only=True)
 class Investigator:
-    """Takes the stacks of the ranks: into the pod's log, and on node 0 onto the output volume, of all nodes."""
+    """Takes the stacks of the ranks: into the pod's log, and on node 0 into the output, of all nodes."""
 
     say: Callable[[Rank, str], None]  # into the log of the pod and the rank's last words
-    attempt: int
-    output: Path | None = None  # node 0 alone has it
-    uri: str = ""
+    keep: Callable[[dict[int, str]], dict[str, str]] | None = None  # leaves them in the output, which node 0 has; where
     peers: PeerServer | None = None
     found: Callable[[dict[str, Any]], None] | None = None  # where they are, for the report
 
@@ -86,19 +84,19 @@ class Investigator:
             texts = self.local()
             if self.peers is not None:
                 texts |= self.peers.collect()
-            if self.output is None or not texts:
+            if self.keep is None or not texts:
                 return
-            told = {"digest": stacks.summary(texts), **self._save(self.output, texts)}
+            told = {"digest": stacks.summary(texts), **self._kept(self.keep, texts)}
             if self.found is not None:
                 self.found(told)
         finally:
             self._busy.release()
 
-    def _save(self, output: Path, texts: dict[int, str]) -> dict[str, str]:
+    @staticmethod
+    def _kept(keep: Callable[[dict[int, str]], dict[str, str]], texts: dict[int, str]) -> dict[str, str]:
         """Where they are then; nothing where the volume refuses, which may be why nothing moves."""
         try:
-            path = stacks.save(output, self.attempt, texts)
-        except OSError as error:
+            return keep(texts)
+        except (OSError, ExitError) as error:
             sys.stderr.write(f"the stacks could not be saved: {error}\n")
             return {}
-        return {"path": path} | ({"uri": f"{self.uri}/{path}"} if self.uri else {})
