@@ -218,9 +218,11 @@ class World:
     def reported(self, step: int, total: int = 100, loss: str = "0.5", **told: Any) -> None:
         """Rank 0 of the current attempt posts progress; `told` are further fields of the report."""
         attempt = int(self.status.get("attempt") or 1)
+        before = self.report if self.report and self.report.attempt == attempt else None
         fields: dict[str, Any] = {
             "attempt": attempt,
             "received": self.now,
+            "first_received": before.first_received if before else self.now,
             "advanced": self.now,
             "trainer_status": {
                 "progressPercentage": 100 * step // total,

@@ -80,6 +80,8 @@ class Report:
     """Seconds of this attempt by cause."""
     first_step: int | None = None
     """The first step that the attempt reported: what it began from."""
+    first_received: datetime | None = None
+    """When the attempt said its first word."""
 
     @property
     def has_begun(self) -> bool:

@@ -1,17 +1,16 @@
-"""What a training does about failures, on a real API server with its real controllers: a standstill, too little memory,
-too few nodes."""
+"""What a training does about failures, on a real API server with its real controllers: a standstill, too little
+memory."""
 
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Any
 
 import pytest
-from cluster.kubernetes_api import Object, eventually
+from cluster.accounts import accounted
+from cluster.kubernetes_api import Object
 from cluster.laboratory import Laboratory
 from cluster.objects import Played, artifacts, training
-from cluster.pool import pool
 from cluster.poster import Poster
 from cluster.reporting import operator_that_listens
 
@@ -58,17 +57,6 @@ def test_a_stall_is_told_looked_into_restarted_and_done(laboratory: Laboratory) 
     accounted(played.wait("done", phase="Succeeded"))
 
 
-def accounted(obj: Object) -> None:
-    """Every second has one cause: they sum to the time from creation to completion."""
-    told = obj["status"]["goodput"]
-    causes = sum(v for k, v in told.items() if k.endswith("Seconds") and k != "elapsedSeconds")
-    began, ended = obj["metadata"]["creationTimestamp"], obj["status"]["completionTime"]
-    lived = (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
-    assert causes == pytest.approx(told["elapsedSeconds"], rel=0.01), told
-    assert told["elapsedSeconds"] == pytest.approx(lived, rel=0.01, abs=1), told
-    assert told["restartSeconds"] > 0 and 0 <= told["ratio"] < 1, told
-
-
 @pytest.mark.side_by_side(seconds=40)
 def test_more_memory_is_given_until_it_suffices(laboratory: Laboratory) -> None:
     body = training("hungry", failurePolicy={"maxRestarts": 0, "onOOM": {"memoryFactor": 2, "memoryMax": "512Mi"}})
@@ -96,48 +84,3 @@ def test_memory_has_an_end(laboratory: Laboratory) -> None:
     assert status["memoryPerNode"] == "48Mi"
     message = next(c["message"] for c in status["conditions"] if c["type"] == "Finished")
     assert "OOMKilled" in message and "memoryMax, 48Mi" in message
-
-
-def one_a_node(name: str) -> Object:
-    """Pods of a training keep apart."""
-    term = {
-        "labelSelector": {"matchLabels": {"modelyard.dev/training": name}},
-        "topologyKey": "kubernetes.io/hostname",
-    }
-    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-
-
-@pytest.mark.side_by_side(seconds=150)
-def test_it_trains_with_the_nodes_there_are_and_takes_more_when_they_come(laboratory: Laboratory) -> None:
-    namespace, port = operator_that_listens(laboratory, "elastic", host="127.0.0.1")
-    poster = Poster(laboratory.api, namespace, port)
-    with pool(laboratory.api, "elastic") as nodes:
-        nodes.add()
-        nodes.add()
-        policy = {"minNodes": 2, "shrinkAfterSeconds": 2}
-        body = training("elastic", nodes=3, elasticPolicy=policy, pod=nodes.pod(affinity=one_a_node("elastic")))
-        body["spec"]["pod"] = nodes.pod(affinity=one_a_node("elastic"))
-        played = Played.create(laboratory.api, namespace, body)
-        status = played.running(attempt=2)["status"]
-        assert status["nodes"] == {"desired": 2, "ready": 2, "failed": 0, "worldSize": 2}
-        assert status.get("restartsCountTowardsMax", 0) == 0
-        spare = eventually("a spare asks", lambda: laboratory.api.find("Pod", namespace, "elastic-2-2"))
-        assert not spare["spec"].get("nodeName")
-        nodes.add()
-        eventually("it is to grow", lambda: played.status["nodes"].get("growTo") == 3, 120, played.told)
-        first = poster.token("elastic-2-0")
-        code, asked = poster.post("elastic", first, report(40))
-        assert (code, asked["directive"]) == (200, "checkpoint")
-        poster.post("elastic", first, report(41, checkpoint=checkpoint(41)))
-        grown = played.running(attempt=3)["status"]
-        assert grown["nodes"] == {"desired": 3, "ready": 3, "failed": 0, "worldSize": 3}
-        assert grown["checkpoint"]["step"] == 41
-        assert sorted(p["metadata"]["name"] for p in played.children("Pod")) == [f"elastic-3-{r}" for r in range(3)]
-        played.delete()
-        eventually("its pods are gone", lambda: not played.children("Pod"))
-
-
-def checkpoint(step: int) -> Object:
-    """One that is complete now."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"step": step, "uri": f"pvc://elastic-output/checkpoints/{step}", "time": now, "sizeBytes": 1}

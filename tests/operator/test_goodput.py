@@ -204,6 +204,22 @@ def test_a_trainer_that_tells_no_times_is_productive_while_it_runs() -> None:
     assert (goodput["elapsedSeconds"], goodput["productiveSeconds"]) == (100, 100)
 
 
+def test_a_trainer_that_tells_no_times_worked_from_its_first_report_to_its_last_step() -> None:
+    w = world(failurePolicy={"backoffSeconds": 0})
+    w.settle()
+    w.gang("Running")
+    w.settle()
+    w.wait(7)
+    for step in (0, 40, 80):
+        w.reported(step=step)
+        w.settle()
+        w.wait(40)
+    w.pod("demo-1-0", phase="Failed", exit_code=137)
+    w.settle()
+    goodput = w.status["goodput"]
+    assert (goodput["startupSeconds"], goodput["productiveSeconds"], goodput["restartSeconds"]) == (7, 80, 40)
+
+
 def test_the_account_of_a_running_stage_is_not_counted_twice() -> None:
     w = world()
     w.settle()

@@ -28,8 +28,11 @@ def lived() -> World:
     w = world()
     to_running(w)
     w.wait(30)
-    checkpoint = {"step": 40, "uri": "pvc://a/b", "time": "2026-01-01T00:00:20Z", "sizeBytes": 1}
-    w.reported(step=45, loss="0.25", checkpoint=checkpoint, timing={"startup": 5.0, "productive": 25.0})
+    checkpoint = {"step": 40, "uri": "pvc://a/b", "time": "2026-01-01T00:00:20Z", "sizeBytes": 1, "saveSeconds": 1.5}
+    progress = {"step": 45, "totalSteps": 100, "stepSeconds": 0.5}
+    w.reported(
+        step=45, loss="0.25", progress=progress, checkpoint=checkpoint, timing={"startup": 5.0, "productive": 25.0}
+    )
     w.settle()
     return w
 
@@ -45,7 +48,9 @@ def test_a_running_training_is_seen_in_numbers() -> None:
         f"modelyard_training_loss{{{who}}} 0.25",
         f"modelyard_training_eta_seconds{{{who}}} 55.0",
         f"modelyard_training_nodes_ready{{{who}}} 2.0",
+        f"modelyard_training_step_seconds{{{who}}} 0.5",
         f"modelyard_training_checkpoint_step{{{who}}} 40.0",
+        f"modelyard_training_checkpoint_save_seconds{{{who}}} 1.5",
         f"modelyard_training_goodput_ratio{{{who}}} 0.8333",
         f'modelyard_training_lost_seconds{{cause="startup",{who}}} 5.0',
     ):

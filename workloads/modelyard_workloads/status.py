@@ -28,7 +28,7 @@ TIMEOUT_SECONDS = 5.0
 _URL = "KUBEFLOW_TRAINER_SERVER_URL"
 _CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 _TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - the path of one
-_PROGRESS_FIELDS = ("step", "totalSteps", "epoch", "samplesPerSecond", "phase")
+_PROGRESS_FIELDS = ("step", "totalSteps", "epoch", "samplesPerSecond", "stepSeconds", "phase")
 _ANSWER_BYTES = 1 << 16
 
 

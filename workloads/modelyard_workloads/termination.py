@@ -17,7 +17,7 @@ MESSAGE_LIMIT = 1024
 TAIL_LIMIT = 2048
 PATH_VARIABLE = "MODELYARD_TERMINATION_LOG"
 DEFAULT_PATH = "/dev/termination-log"
-_CHECKPOINT_FIELDS = ("step", "uri", "time", "sizeBytes")
+_CHECKPOINT_FIELDS = ("step", "uri", "time", "sizeBytes", "saveSeconds")
 
 
 def message(outcome: Outcome) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 The life of a training is cut into stages where its status changes: in a queue, starting, running, restarting. A stage
 lasts from `since` to the next, so that stages have neither gaps nor overlaps. All of a stage but running has one cause;
 a running stage is divided by what rank 0 says of its time (`timing`), and what that does not cover is put down to the
-work while it goes on, and to the failure once it has ended in one. Suspended time is not counted.
+work while it goes on, and to the failure once it has ended in one. An image that says nothing of its time starts until
+it first reports, and works until its last step. Suspended time is not counted.
 
 Accounts are kept when a status is written for another reason, and never cause a write. `stage.seconds` is what the
 current stage has put into the totals so far: it is taken out again and counted anew.
@@ -84,7 +85,9 @@ def _next_stage(name: str, after: Object, since: datetime, last: Object) -> Obje
 
 
 def _with_steps(stage: Object, report: Report | None) -> Object:
-    """The stage, with the steps that the attempt began from and has reached."""
+    """The stage, with when the attempt first told of itself, the steps that it began from and has reached."""
+    if report is not None and report.first_received is not None and "toldSince" not in stage:
+        stage = {**stage, "toldSince": format_time(report.first_received)}
     step = report.progress.get("step") if report is not None else None
     if report is None or step is None:
         return stage
@@ -111,6 +114,8 @@ def _spent(stage: Object, since: datetime, end: datetime, report: Report | None,
     if name != "running":
         return {name: length}
     told = _told(report, since) if report is not None else {}
+    if not told and (begun := parse_time(stage.get("toldSince"))):
+        told = {"startup": max(0.0, (begun - since).total_seconds())}
     known = sum(told.values())
     if known > length:  # clocks differ, or the last report is newer than the status that shows the end
         told = {cause: seconds * length / known for cause, seconds in told.items()}
@@ -145,9 +150,12 @@ def _told(report: Report, since: datetime) -> Seconds:
 
 def _lost(report: Report | None, end: datetime, unknown: float, *, failed: bool) -> float:
     """Seconds since the last sign of life: all of them after a failure, and those that are too many before one."""
-    if failed and report is not None:
-        return max(unknown, (end - report.advanced).total_seconds())
-    if report is None or not report.timing:
+    if report is None:
+        return 0.0
+    if failed:
+        still = (end - report.advanced.replace(microsecond=0)).total_seconds()  # whole seconds, like all the others
+        return max(unknown, still) if report.timing else still
+    if not report.timing:
         return 0.0
     return unknown if unknown > UNREPORTED_SECONDS else 0.0
 

@@ -11,7 +11,7 @@ from modelyard_operator.plan import Object
 from modelyard_operator.training.failure import termination_record
 from modelyard_operator.training.situation import Situation
 
-_FIELDS = ("step", "uri", "time", "sizeBytes")
+_FIELDS = ("step", "uri", "time", "sizeBytes", "saveSeconds")
 
 
 def newest(situation: Situation) -> Object | None:

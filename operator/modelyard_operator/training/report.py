@@ -37,6 +37,7 @@ class _Progress(_Part):
     total_steps: Annotated[int, Field(ge=0)] | None = None
     epoch: float | None = None
     samples_per_second: float | None = None
+    step_seconds: _Seconds | None = None
     tick: Annotated[int, Field(ge=0)] | None = None
     phase: Annotated[str, Field(max_length=32)] | None = None
 
@@ -61,6 +62,7 @@ class _Checkpoint(_Part):
     uri: Annotated[str, Field(max_length=1024)]
     time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")]
     size_bytes: Annotated[int, Field(ge=0)]
+    save_seconds: _Seconds | None = None
 
 
 class Posted(_Part):
@@ -80,7 +82,7 @@ def taken(before: Report | None, attempt: int, posted: Posted, now: datetime) ->
     if before is not None and before.attempt != attempt:
         before = None
     moved = before is None or _mark(progress, status) != _mark(before.progress, before.trainer_status)
-    checkpoint = posted.checkpoint.model_dump(by_alias=True) if posted.checkpoint else None
+    checkpoint = posted.checkpoint.model_dump(by_alias=True, exclude_none=True) if posted.checkpoint else None
     timing = posted.timing.model_dump(by_alias=True, exclude_none=True) if posted.timing else {}
     return Report(
         attempt=attempt,
@@ -91,6 +93,7 @@ def taken(before: Report | None, attempt: int, posted: Posted, now: datetime) ->
         checkpoint=checkpoint or (before.checkpoint if before else None),
         timing=timing or (before.timing if before else {}),
         first_step=before.first_step if before and before.first_step is not None else progress.get("step"),
+        first_received=before.first_received if before else now,
         stacks=posted.stacks.model_dump() if posted.stacks else None,
     )
 

@@ -27,9 +27,11 @@ _VALUES: tuple[tuple[str, str, Callable[[_Status], Any]], ...] = (
     ("step", "Optimizer steps done, as reported.", lambda s: _in(s, "progress", "step")),
     ("loss", "The last loss that was reported.", lambda s: _number((_in(s, "progress", "metrics") or {}).get("loss"))),
     ("samples_per_second", "Throughput of all nodes.", lambda s: _in(s, "progress", "samplesPerSecond")),
+    ("step_seconds", "Seconds for one optimizer step.", lambda s: _in(s, "progress", "stepSeconds")),
     ("nodes", "Nodes of the current attempt.", lambda s: _in(s, "nodes", "desired")),
     ("nodes_ready", "Nodes that run.", lambda s: _in(s, "nodes", "ready")),
     ("checkpoint_step", "The step of the newest complete checkpoint.", lambda s: _in(s, "checkpoint", "step")),
+    ("checkpoint_save_seconds", "Seconds it took to write.", lambda s: _in(s, "checkpoint", "saveSeconds")),
     ("goodput_ratio", "Productive to elapsed time.", lambda s: _in(s, "goodput", "ratio")),
 )
 

@@ -214,6 +214,7 @@ def progress_fields(report: Report) -> Object:
         "totalSteps": ours.get("totalSteps"),
         "epoch": ours.get("epoch"),
         "samplesPerSecond": ours.get("samplesPerSecond"),
+        "stepSeconds": ours.get("stepSeconds"),
         "lastUpdateTime": format_time(report.advanced),
         "metrics": metrics or None,
     }

@@ -41,6 +41,8 @@ class Progress(Model):
     """Passes over the data."""
     samples_per_second: float | None = None
     """Throughput of all nodes."""
+    step_seconds: float | None = None
+    """Seconds for one optimizer step."""
     estimated_remaining_seconds: int | None = None
     """How long it may still take."""
     last_update_time: Time | None = None
@@ -60,6 +62,8 @@ class SavedCheckpoint(Model):
     """When it was complete."""
     size_bytes: int | None = None
     """Its size."""
+    save_seconds: float | None = None
+    """How long it took to write; the training went on meanwhile."""
 
 
 class LastFailure(Model):
@@ -110,6 +114,8 @@ class Stage(Model):
     """Its begin."""
     seconds: dict[str, float] = {}
     """What it has put into the totals, by cause."""
+    told_since: Time | None = None
+    """When the attempt reported for the first time."""
     from_step: int | None = None
     """The step that the attempt began from."""
     replay_until: int | None = None
