@@ -13,7 +13,9 @@ from modelyard_workloads.serve.grpc_v2.service import SERVICE
 from servers.inprocess import MODEL, Running, configure, eventually, running
 from servers.rows import RowModel
 from starlette.routing import Route
+from tritonclient.grpc import service_pb2
 
+HEALTH = {"ServerLive", "ServerReady"}
 KEY = "s3cret-of-the-team"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 WRONG = [
@@ -65,26 +67,23 @@ def test_every_method_of_grpc_but_health_asks_for_a_key(guarded: Running) -> Non
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
 
         def code(method: str, *metadata: tuple[str, str]) -> grpc.StatusCode:
-            call = channel.unary_unary(f"/{method}", lambda value: value, lambda value: value)
+            call = channel.stream_stream(f"/{method}", lambda value: value, lambda value: value)
             try:
-                call(b"", metadata=metadata, timeout=10)
+                list(call(iter([b""]), metadata=metadata, timeout=10))
             except grpc.RpcError as error:
                 found: grpc.StatusCode = error.code()
                 return found
             return grpc.StatusCode.OK
 
-        for name in (
-            "ServerMetadata",
-            "ModelReady",
-            "ModelMetadata",
-            "ModelInfer",
-            "ModelStatistics",
-            "RepositoryIndex",
-        ):
+        known = set(service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name) - HEALTH
+        with_key = {name: code(f"{SERVICE}/{name}", ("x-api-key", KEY)) for name in known}
+        served = {name for name, answer in with_key.items() if answer is not grpc.StatusCode.UNIMPLEMENTED}
+        assert {"ModelInfer", "ModelStreamInfer", "RepositoryIndex"} <= served
+        for name in served:
+            assert with_key[name] is not grpc.StatusCode.UNAUTHENTICATED
             assert code(f"{SERVICE}/{name}") is grpc.StatusCode.UNAUTHENTICATED, name
             assert code(f"{SERVICE}/{name}", ("authorization", "Bearer no")) is grpc.StatusCode.UNAUTHENTICATED
-            assert code(f"{SERVICE}/{name}", ("x-api-key", KEY)) is not grpc.StatusCode.UNAUTHENTICATED
-        for name in (f"{SERVICE}/ServerLive", f"{SERVICE}/ServerReady", "grpc.health.v1.Health/Check"):
+        for name in (*(f"{SERVICE}/{name}" for name in HEALTH), "grpc.health.v1.Health/Check"):
             assert code(name) is grpc.StatusCode.OK, name
 
 

@@ -19,6 +19,7 @@ from modelyard_workloads.serve.generate import GenerateAdapter
 from modelyard_workloads.serve.http import CLIENT_GONE, Bodies, ClientGone, JsonReply, error_reply, plain_error
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.openai import OpenAIAdapter
+from modelyard_workloads.serve.openapi import OpenApiAdapter
 from modelyard_workloads.serve.traffic import Traffic
 from modelyard_workloads.serve.v1 import V1Adapter
 from modelyard_workloads.serve.v2 import V2Adapter
@@ -58,6 +59,7 @@ class Application:
             Route("/metrics", self._scrape, name="metrics"),
             Route("/v2/health/load", self._load, name="load"),
         ]
+        routes += OpenApiAdapter(plane, protected=keys is not None).routes(routes)
         self.router = Router(routes, redirect_slashes=False)
         # What is asked for most is found without the router, whose search and wrappers cost as much as the tensors.
         self._infer, self._infer_path = v2.infer, f"/v2/models/{plane.name}/infer"
