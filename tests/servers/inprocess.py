@@ -103,6 +103,11 @@ def running(runtime: Runtime | None, config: ServeConfig | None = None) -> Itera
             plane.statistics.batch(requests, rows, waits, seconds)
             metrics.batch(requests, rows, waits, seconds)
 
+        def step(self, sequences: int, waits: list[float], seconds: float) -> None:
+            """A step ran."""
+            plane.statistics.step(sequences, waits, seconds)
+            metrics.step(sequences, waits, seconds)
+
     def on_started() -> None:
         if runtime is not None:
             thread.start()

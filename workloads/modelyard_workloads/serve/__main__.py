@@ -52,6 +52,11 @@ class ModelServer:
         self._plane.statistics.batch(requests, rows, waits, seconds)
         self._metrics.batch(requests, rows, waits, seconds)
 
+    def step(self, sequences: int, waits: list[float], seconds: float) -> None:
+        """A step of a language model; see BatchObserver."""
+        self._plane.statistics.step(sequences, waits, seconds)
+        self._metrics.step(sequences, waits, seconds)
+
     def _start_loading(self) -> None:
         self._thread.start()
         loop = asyncio.get_running_loop()

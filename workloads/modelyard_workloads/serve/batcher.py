@@ -36,10 +36,15 @@ Predict = Callable[[Arrays], dict[str, Array]]
 
 
 class BatchObserver(Protocol):
-    """Told about every batch that ran, on the event loop's thread."""
+    """Told about everything that was computed, on the event loop's thread."""
 
     def batch(self, requests: int, rows: int, waits: list[float], seconds: float) -> None:
         """`waits`: seconds each request was queued; `seconds`: the computation."""
+
+    def step(self, sequences: int, waits: list[float], seconds: float) -> None:
+        """A language model computed the next tokens of so many sequences; `waits`: seconds that those were queued which
+        have their first token now.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,17 @@ class Statistics:
         count, total = self.batches.get(rows, (0, 0))
         self.batches[rows] = (count + 1, total + nanoseconds)
 
+    def step(self, sequences: int, waits: list[float], seconds: float) -> None:
+        """A step of a language model; a sequence counts as an inference once."""
+        nanoseconds = int(seconds * 1e9)
+        self.inferences += len(waits)
+        self.executions += 1
+        self.computed += len(waits)
+        self.queue_ns += int(sum(waits) * 1e9)
+        self.compute_ns += nanoseconds * sequences
+        count, total = self.batches.get(sequences, (0, 0))
+        self.batches[sequences] = (count + 1, total + nanoseconds)
+
     def request(self, ok: bool, seconds: float) -> None:
         """A request was answered."""
         self.last_ms = time_ns() // 1_000_000

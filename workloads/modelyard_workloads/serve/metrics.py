@@ -83,6 +83,10 @@ class ServerMetrics:
         for wait in waits:
             self._queue_seconds.observe(max(wait, 0))
 
+    def step(self, sequences: int, waits: list[float], seconds: float) -> None:
+        """A step of a language model; see BatchObserver. Its rows and its requests are sequences."""
+        self.batch(sequences, sequences, waits, seconds)
+
     def explained(self, seconds: float) -> None:
         """A request for explanations was answered, or given up."""
         self._explain_seconds.observe(seconds)

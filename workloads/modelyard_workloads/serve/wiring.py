@@ -47,7 +47,7 @@ def loaded_model(
 
         assert isinstance(runtime, GenerationRuntime)
         place = (metrics.registry, config.model.name)
-        service = GenerationService(runtime.engine, runtime.language, thread, limits.max_queue, place)
+        service = GenerationService(runtime.engine, runtime.language, thread, limits.max_queue, place, observer)
         dispatch = GenerationDispatch(service)
         return LoadedModel(
             digest=digest, step=step, runtime=runtime, batcher=dispatch, generation=service, explainer=explainer

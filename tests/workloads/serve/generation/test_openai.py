@@ -336,3 +336,24 @@ def test_metrics_have_vllms_names_and_no_texts(server: ServerProcess, one: opena
         assert name in text, name
     assert "secret" not in text
     assert 'modelyard_requests_total{code="200",model="story",protocol="openai",route="completions"}' in text
+
+
+def test_the_metrics_of_all_servers_and_the_statistics_count_its_steps(
+    server: ServerProcess, one: openai.OpenAI
+) -> None:
+    def counted() -> tuple[int, int, int, float]:
+        stats = json.loads(server.text("/v2/models/story/stats"))["model_stats"][0]
+        lines = dict(line.rsplit(" ", 1) for line in server.text("/metrics").splitlines() if line[0] != "#")
+        assert float(lines['modelyard_inference_seconds_count{model="story"}']) == stats["execution_count"]
+        assert sum(b["compute_infer"]["count"] for b in stats["batch_stats"]) == stats["execution_count"]
+        waited = float(lines['modelyard_queue_seconds_count{model="story"}'])
+        queued = stats["inference_stats"]["queue"]["count"]
+        return stats["inference_count"], stats["execution_count"], queued, waited
+
+    before = counted()
+    one.completions.create(
+        model="story", prompt=["a", "b"], max_tokens=5, temperature=0, extra_body={"ignore_eos": True}
+    )
+    inferences, steps, queued, waited = (after - old for after, old in zip(counted(), before, strict=True))
+    assert (inferences, queued, waited) == (2, 2, 2)
+    assert 5 <= steps <= 10  # both at a time, but for where one came first

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from modelyard_workloads.serve.batcher import InferenceThread
+from modelyard_workloads.serve.batcher import BatchObserver, InferenceThread
 from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Saturated
 from modelyard_workloads.serve.generation.metrics import GenerationMetrics
 from modelyard_workloads.serve.generation.sequences import Piece, Sampling, Sequence
@@ -107,7 +107,13 @@ class GenerationService:
     """Construct and use on the event loop's thread. At most `max_queue` sequences wait."""
 
     def __init__(
-        self, engine: Engine, language: Language, thread: InferenceThread, max_queue: int, metrics: MetricsPlace
+        self,
+        engine: Engine,
+        language: Language,
+        thread: InferenceThread,
+        max_queue: int,
+        metrics: MetricsPlace,
+        observer: BatchObserver,
     ) -> None:
         self.language = language
         self.limits = engine.limits
@@ -118,6 +124,7 @@ class GenerationService:
         self._keys = itertools.count(1)
         self._choices: dict[int, _Choice] = {}
         self._stepping = False  # of the inference thread
+        self._observer = observer
         self._metrics = GenerationMetrics(*metrics, engine, lambda: self.depth)
 
     @property
@@ -187,22 +194,23 @@ class GenerationService:
 
     def _step(self) -> None:
         """On the inference thread."""
+        began = monotonic()
         try:
             pieces = self._engine.step()
         except Exception as error:
             # Only the type: an exception's text may quote the client's values.
             log.error("a step failed: %s; all of its sequences are given up", type(error).__name__)
             pieces = self._engine.give_up()
-        if pieces:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
-                self._loop.call_soon_threadsafe(self._deliver, pieces)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
+            self._loop.call_soon_threadsafe(self._deliver, pieces, self._engine.stepped, monotonic() - began)
         if self._engine.idle:
             self._stepping = False
         else:
             self._thread.submit(self._step)
 
-    def _deliver(self, pieces: list[Piece]) -> None:
-        now = monotonic()
+    def _deliver(self, pieces: list[Piece], sequences: int, seconds: float) -> None:
+        """`sequences` were computed for so many seconds."""
+        now, waits = monotonic(), []
         self._metrics.tokens(sum(piece.token is not None for piece in pieces))
         for piece in pieces:
             choice = self._choices.get(piece.key)
@@ -215,12 +223,15 @@ class GenerationService:
             else:
                 choice.first = now
                 queued = choice.sequence.started - choice.arrived
+                waits.append(queued)
                 self._metrics.first_token(choice.sequence.prompt_length, queued, now - choice.arrived)
             choice.last = now
             if piece.finish is not None:
                 del self._choices[piece.key]
                 self._observe_end(choice, piece.finish, now)
             choice.generation.arrive(choice.index, piece)
+        if sequences:
+            self._observer.step(sequences, waits, seconds)
 
     def _observe_end(self, choice: _Choice, reason: str, now: float) -> None:
         self._metrics.ended(reason, choice.tokens, now - choice.arrived, choice.last - choice.first)
