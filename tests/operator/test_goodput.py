@@ -220,6 +220,23 @@ def test_a_trainer_that_tells_no_times_worked_from_its_first_report_to_its_last_
     assert (goodput["startupSeconds"], goodput["productiveSeconds"], goodput["restartSeconds"]) == (7, 80, 40)
 
 
+def test_what_follows_the_last_step_of_a_trainer_that_tells_no_times_is_no_step() -> None:
+    w = world()
+    w.settle()
+    w.gang("Running")
+    w.settle()
+    w.reported(step=0)
+    w.settle()
+    w.wait(50)
+    w.reported(step=100)
+    w.settle()
+    w.wait(20)
+    w.gang("Succeeded")
+    w.settle()
+    goodput = w.status["goodput"]
+    assert (goodput["productiveSeconds"], goodput["checkpointSeconds"]) == (50, 20)
+
+
 def test_the_account_of_a_running_stage_is_not_counted_twice() -> None:
     w = world()
     w.settle()

@@ -4,7 +4,8 @@ The life of a training is cut into stages where its status changes: in a queue, 
 lasts from `since` to the next, so that stages have neither gaps nor overlaps. All of a stage but running has one cause;
 a running stage is divided by what rank 0 says of its time (`timing`), and what that does not cover is put down to the
 work while it goes on, and to the failure once it has ended in one. An image that says nothing of its time starts until
-it first reports, and works until its last step. Suspended time is not counted.
+it first reports, and works until its last step; what follows when all are done counts as saving. Suspended time is not
+counted.
 
 Accounts are kept when a status is written for another reason, and never cause a write. `stage.seconds` is what the
 current stage has put into the totals so far: it is taken out again and counted anew.
@@ -34,7 +35,7 @@ def accounted(situation: Situation, after: Object) -> Object:
     book = before.get("goodput") or {}
     if book and {**after, "goodput": None} == {**before, "goodput": None}:
         return {**after, "goodput": book}
-    end = situation.now.replace(microsecond=0)
+    end = _whole(situation.now)
     stage = book.get("stage") or _first_stage(situation)
     since = parse_time(stage.get("since")) or end
     report = situation.children.report
@@ -113,9 +114,7 @@ def _spent(stage: Object, since: datetime, end: datetime, report: Report | None,
         return {}
     if name != "running":
         return {name: length}
-    told = _told(report, since) if report is not None else {}
-    if not told and (begun := parse_time(stage.get("toldSince"))):
-        told = {"startup": max(0.0, (begun - since).total_seconds())}
+    told = _told(report, since) or _seen(stage, since, end, report) if report is not None else {}
     known = sum(told.values())
     if known > length:  # clocks differ, or the last report is newer than the status that shows the end
         told = {cause: seconds * length / known for cause, seconds in told.items()}
@@ -148,12 +147,28 @@ def _told(report: Report, since: datetime) -> Seconds:
     return told
 
 
+def _seen(stage: Object, since: datetime, end: datetime, report: Report) -> Seconds:
+    """What shows of the time of an image that says nothing of it: its start, and its end when all steps are done."""
+    seen = {}
+    if begun := parse_time(stage.get("toldSince")):
+        seen["startup"] = max(0.0, (begun - since).total_seconds())
+    step, total = (report.progress.get(name) for name in ("step", "totalSteps"))
+    if step is not None and total and step >= total:
+        seen["checkpoint"] = max(0.0, (end - max(since, _whole(report.advanced))).total_seconds())
+    return seen
+
+
+def _whole(moment: datetime) -> datetime:
+    """In whole seconds, as all times of a status are."""
+    return moment.replace(microsecond=0)
+
+
 def _lost(report: Report | None, end: datetime, unknown: float, *, failed: bool) -> float:
     """Seconds since the last sign of life: all of them after a failure, and those that are too many before one."""
     if report is None:
         return 0.0
     if failed:
-        still = (end - report.advanced.replace(microsecond=0)).total_seconds()  # whole seconds, like all the others
+        still = (end - _whole(report.advanced)).total_seconds()
         return max(unknown, still) if report.timing else still
     if not report.timing:
         return 0.0
