@@ -19,7 +19,7 @@ _FORMS = {
     "gs": (r"gs://[^\s]+", "gs://BUCKET/PATH"),
     "https": (r"https://[^\s]+", "https://HOST/PATH"),
     "hf": (r"hf://[^\s]+", "hf://OWNER/NAME"),
-    "oci": (r"oci://[^\s]+", "oci://REGISTRY/NAME"),
+    "oci": (r"oci://[^\s]+", "oci://REGISTRY/NAME[:TAG|@DIGEST]"),
 }
 
 
@@ -48,9 +48,9 @@ def training_artifact(uri: str) -> tuple[str, str] | None:
     return name, artifact or "best"
 
 
-def uri_form(supported: Sequence[str], later: Sequence[str] = ()) -> Matches:
-    """The marker of a URI field: empty, or one of the schemes; the later ones are refused by the operator."""
-    patterns = "|".join(_FORMS[scheme][0] for scheme in (*supported, *later))
+def uri_form(supported: Sequence[str]) -> Matches:
+    """The marker of a URI field: empty, or one of the schemes."""
+    patterns = "|".join(_FORMS[scheme][0] for scheme in supported)
     return Matches(f"|{patterns}", f"write {forms(supported)}", max_length=1024)
 
 

@@ -54,7 +54,7 @@ class FetchConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    uri: str = Field(pattern=r"^(s3|gs|https|hf)://.+")
+    uri: str = Field(pattern=r"^(s3|gs|https|hf|oci)://.+")
     digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")  # of modelyard.json; empty: any
     path: Path
     port: int = Field(default=0, ge=0, le=65535)  # of /progress; 0 = none

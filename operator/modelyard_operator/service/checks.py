@@ -10,12 +10,11 @@ from modelyard_operator.pod_checks import env_issues, pod_issues, resource_issue
 from modelyard_operator.schema import Issue
 from modelyard_operator.service.scaling_spec import scaling_issues
 from modelyard_operator.service.traffic_spec import traffic_issues
-from modelyard_operator.uris import forms, parse_uri
 
 if TYPE_CHECKING:
     from modelyard_operator.service.spec import ModelServiceSpec
 
-SOURCE_SCHEMES = ("pvc", "s3", "gs", "https", "hf")
+SOURCE_SCHEMES = ("pvc", "s3", "gs", "https", "hf", "oci")
 RESERVED_ENV_PREFIXES = ("MODELYARD_",)
 MAX_REQUEST_BYTES = 16 * 1024**3
 
@@ -25,8 +24,6 @@ def check(spec: ModelServiceSpec) -> Iterator[Issue]:
     source, path = spec.model.source, "spec.model.source"
     if (source.training_ref is not None) == bool(source.uri):
         yield Issue(path, "write exactly one of trainingRef and uri")
-    if source.uri and (scheme := parse_uri(source.uri).scheme) not in SOURCE_SCHEMES:
-        yield Issue(f"{path}.uri", f"{scheme}:// is not supported yet; write {forms(SOURCE_SCHEMES)}")
     if spec.scaling is not None:
         yield from scaling_issues(spec.scaling)
     yield from traffic_issues(spec.auth, spec.route, spec.rollout)

@@ -40,9 +40,9 @@ class Source(
 
     training_ref: TrainingRef | None = None
     """A ModelTraining whose artifact is served."""
-    uri: Annotated[str, uri_form(SOURCE_SCHEMES, ("oci",))] = ""
-    """An artifact directory: pvc://CLAIM/PATH is mounted; s3://, gs://, https:// and hf:// are loaded into each pod
-    before it starts. Not supported yet: oci://."""
+    uri: Annotated[str, uri_form(SOURCE_SCHEMES)] = ""
+    """An artifact directory: pvc://CLAIM/PATH is mounted; s3://, gs://, https://, hf:// and oci:// are loaded into
+    each pod before it starts."""
 
 
 class ServedModel(Model):
@@ -55,7 +55,8 @@ class ServedModel(Model):
     digest: Annotated[str, Matches(r"|sha256:[0-9a-f]{64}", "write sha256:<64 hexadecimal digits>", 71)] = ""
     """The digest that the artifact must have; if empty, the one that the training published."""
     secret_ref: Annotated[str, Field(max_length=253)] = ""
-    """The Secret with credentials for the URI: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN and the like."""
+    """The Secret with credentials for the URI: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN, OCI_USERNAME
+    and the like."""
 
 
 _SERVER_ENV_IS_OURS = Rule(

@@ -6,6 +6,7 @@ the data set's, `MODELYARD_MODEL_…` the initial weights'. They are the keys of
     s3://    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION
     gs://    GOOGLE_APPLICATION_CREDENTIALS_JSON, GOOGLE_ENDPOINT_URL
     hf://    HF_TOKEN, HF_ENDPOINT
+    oci://   OCI_USERNAME, OCI_PASSWORD, or a Secret of type kubernetes.io/dockerconfigjson; see `data.registry`
 
 S3 and Google Cloud Storage are reached through pyarrow (its AWS SDK and google-cloud-cpp), wrapped for fsspec.
 """
@@ -40,12 +41,12 @@ def credentials(prefix: str, environment: Mapping[str, str] = os.environ) -> Cre
 
 
 def open_filesystem(scheme: str, keys: Credentials) -> Any:
-    """The fsspec file system of `file`, `s3`, `gs`, `https` or `hf`. Raises ValueError for credentials that cannot be
-    used, and whatever the library raises.
+    """The fsspec file system of `file`, `s3`, `gs`, `https`, `hf` or `oci`. Raises ValueError for credentials that
+    cannot be used, and whatever the library raises.
     """
     if scheme == "file":
         return fsspec.filesystem("file", skip_instance_cache=True)
-    return {"s3": _s3, "gs": _google, "https": _https, "hf": _hugging_face}[scheme](keys)
+    return {"s3": _s3, "gs": _google, "https": _https, "hf": _hugging_face, "oci": _registry}[scheme](keys)
 
 
 class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
@@ -112,6 +113,12 @@ def _https(_keys: Credentials) -> Any:
         client_kwargs={"timeout": timeout},
         ssl=ssl.create_default_context(),  # honours SSL_CERT_FILE, for authorities of one's own
     )
+
+
+def _registry(keys: Credentials) -> Any:
+    from modelyard_workloads.data.registry import Registry
+
+    return Registry(keys)
 
 
 def _hugging_face(keys: Credentials) -> Any:

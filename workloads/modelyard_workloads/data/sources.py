@@ -1,4 +1,5 @@
-"""From an address to files: `example://`, `file://` (a mounted volume), `s3://`, `gs://`, `https://`, `hf://`.
+"""From an address to files: `example://`, `file://` (a mounted volume), `s3://`, `gs://`, `https://`, `hf://`,
+`oci://`.
 
     source = open_source(config.dataset.uri, DATASET)
     for file in source.select((".jsonl", ".jsonl.gz")):
@@ -32,7 +33,7 @@ from modelyard_workloads.exits import DataError
 
 DATASET, MODEL = "MODELYARD_DATASET_", "MODELYARD_MODEL_"
 _FIELDS = {DATASET: "dataset", MODEL: "model"}
-_SCHEMES = ("example", "file", "s3", "gs", "https", "hf")
+_SCHEMES = ("example", "file", "s3", "gs", "https", "hf", "oci")
 _BUFFER = 1 << 20
 
 

@@ -1,0 +1,119 @@
+"""Models from a container registry: files as layers, images with a folder of models, and what is not taken."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from modelyard_workloads.artifact import ArtifactError
+from modelyard_workloads.data.sources import MODEL, Patience, open_source
+from modelyard_workloads.exits import DataError
+from modelyard_workloads.fetch import FetchConfig, Progress, fetch
+from servers.registry import PASSWORD, USER, Registry, registry, tar
+
+FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 5000, "deep/vocab.txt": b"a\nb\n"}
+QUICK = Patience(attempts=2, first_pause=0.01)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    keys = {"OCI_USERNAME": USER, "OCI_PASSWORD": PASSWORD, "OCI_PLAIN_HTTP": "true"}
+    for name, value in keys.items():
+        monkeypatch.setenv(f"MODELYARD_MODEL_{name}", value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with registry() as made:
+        yield made
+
+
+def load(uri: str, path: Path) -> dict[str, bytes]:
+    fetch(FetchConfig(uri=uri, path=path), Progress(), QUICK)
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_files_pushed_as_layers_come_under_their_names(here: Registry, tmp_path: Path) -> None:
+    digest = here.push_files("models/digits:v1", FILES)
+    assert load(f"oci://{here.host}/models/digits:v1", tmp_path / "by-tag") == FILES
+    assert load(f"oci://{here.host}/models/digits@{digest}", tmp_path / "by-digest") == FILES
+    assert here.refused == 2  # once each, before there was a token
+
+
+def test_of_an_image_the_models_folder_counts_and_upper_layers_hide_lower_ones(here: Registry, tmp_path: Path) -> None:
+    base = tar(
+        {"etc/passwd": b"x", "models/old.txt": b"old", "models/config.json": b"before", "./models/a/b.txt": b"b"}
+    )
+    model = tar(
+        {
+            "models/config.json": b"{}",
+            "models/.wh.old.txt": b"",
+            "models/.wh.a": b"",
+            "models/weights.safetensors": b"w",
+        }
+    )
+    here.push_image("models/car:latest", base, model)
+    assert load(f"oci://{here.host}/models/car", tmp_path) == {"config.json": b"{}", "weights.safetensors": b"w"} | {
+        name: content for name, content in load(f"oci://{here.host}/models/car", tmp_path).items() if "cache" in name
+    }
+
+
+def test_a_secret_for_pulling_images_will_do(here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.push_files("models/digits:latest", FILES)
+    monkeypatch.delenv("MODELYARD_MODEL_OCI_USERNAME")
+    auths = {here.host: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}
+    monkeypatch.setenv("MODELYARD_MODEL_.dockerconfigjson", json.dumps({"auths": auths}))
+    assert load(f"oci://{here.host}/models/digits", tmp_path / "m") == FILES
+    monkeypatch.setenv("MODELYARD_MODEL_.dockerconfigjson", json.dumps({"auths": {"elsewhere": {"auth": "eDp5"}}}))
+    with pytest.raises(DataError, match=r"access denied; the Secret of model\.secretRef must give access"):
+        load(f"oci://{here.host}/models/digits", tmp_path / "n")
+
+
+@pytest.mark.parametrize("form", ["files", "image"])
+def test_other_bytes_than_the_digest_says_are_not_taken(here: Registry, tmp_path: Path, form: str) -> None:
+    if form == "files":
+        here.push_files("models/digits:latest", FILES)
+    else:
+        here.push_image("models/digits:latest", tar({f"models/{name}": content for name, content in FILES.items()}))
+    largest = max(here.blobs, key=lambda digest: len(here.blobs[digest]))
+    here.blobs[largest] = here.blobs[largest][:-1] + b"!"
+    with pytest.raises(DataError, match="cannot be read"):
+        load(f"oci://{here.host}/models/digits", tmp_path / "m")
+    assert not (tmp_path / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/etc/passwd", "a/../../b"])
+@pytest.mark.parametrize("form", ["files", "image"])
+def test_names_that_lead_out_of_the_directory_are_refused(here: Registry, tmp_path: Path, form: str, name: str) -> None:
+    if form == "files":
+        here.push_files("models/bad:latest", {name: b"x"})
+    else:
+        here.push_image("models/bad:latest", tar({name: b"x"}))
+    with pytest.raises(DataError, match="leads out of the model's directory"):
+        load(f"oci://{here.host}/models/bad", tmp_path / "m")
+    assert not (tmp_path / "escaped").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("models/none", "there is nothing there"),
+        ("models/digits:other", "there is nothing there"),
+        ("models/Digits", "write oci://REGISTRY/NAME"),
+        ("models/digits@sha256:12", "write oci://REGISTRY/NAME"),
+    ],
+)
+def test_what_is_not_there_is_said(here: Registry, tmp_path: Path, path: str, says: str) -> None:
+    here.push_files("models/digits:latest", FILES)
+    with pytest.raises((DataError, ArtifactError), match=says):
+        load(f"oci://{here.host}/{path}", tmp_path / "m")
+
+
+def test_a_password_is_not_sent_to_where_nobody_listens_in_secret(
+    here: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.push_files("models/digits:latest", FILES)
+    monkeypatch.delenv("MODELYARD_MODEL_OCI_PLAIN_HTTP")
+    with pytest.raises(DataError):
+        open_source(f"oci://{here.host}/models/digits", MODEL, QUICK)
+    assert here.refused == 0  # it was asked with TLS, which it does not speak
