@@ -24,8 +24,9 @@ from cluster.ranks import environment, events_of, kubectl, signal_a_rank, wait_f
 
 DEADLINE_SECONDS = 8
 PROMISED_SECONDS = DEADLINE_SECONDS + 10
-SLOW_SECONDS = 2.0
-"""What a piece of slow work takes: less than the deadline, which the whole exceeds."""
+SLOW_SECONDS, SLOW_DEADLINE_SECONDS = 3.0, 12
+"""What a piece of slow work takes, and the deadline that the whole of it exceeds; a machine that is busy with other
+things may make four of a piece before it counts as a standstill."""
 SEEN_IN_STACKS = {"stopped": "is stopped (SIGSTOP)", "collective": "in recv", "loader": "in __next__"}
 PARAMETERS: Object = {"architecture": "test_resnet.r160_in1k", "batchSize": 64, "logEverySteps": 1}
 
@@ -78,7 +79,7 @@ def watched(bench: Bench, body: Object) -> Iterator[tuple[Played, Watched]]:
         played.delete()
 
 
-def training(name: str, epochs: int, env: dict[str, str], **parameters: object) -> Object:
+def training(name: str, epochs: int, env: dict[str, str], deadline: int, **parameters: object) -> Object:
     """Two ranks in two pods, with the injection at hand."""
     body = bundled(name, "image-classification", "example://digits", {**PARAMETERS, "epochs": epochs, **parameters})
     variables = {"PYTHONPATH": "/faults:/opt/modelyard", **env}
@@ -87,7 +88,7 @@ def training(name: str, epochs: int, env: dict[str, str], **parameters: object) 
         "volumes": [{"name": "faults", "configMap": {"name": f"{name}-faults"}}],
         "volumeMounts": [{"name": "faults", "mountPath": "/faults"}],
     }
-    body["spec"]["runPolicy"] |= {"progressDeadlineSeconds": DEADLINE_SECONDS, "activeDeadlineSeconds": 900}
+    body["spec"]["runPolicy"] |= {"progressDeadlineSeconds": deadline, "activeDeadlineSeconds": 900}
     body["spec"]["failurePolicy"] = {"maxRestarts": 5, "backoffSeconds": 0}
     return body
 
@@ -97,7 +98,7 @@ def play(kinds: Sequence[str], bench: Bench, name: str, chance: random.Random) -
     victims = [chance.choice((0, 1)) for _ in kinds]
     plan = list(zip(itertools.count(1), kinds, victims, strict=False))
     stalls = [f"{n}:{kind}:{victim}:{chance.randrange(2, 9)}" for n, kind, victim in plan if kind != "stopped"]
-    body = training(name, epochs=1 + len(kinds), env={"STALLS": ",".join(stalls)})
+    body = training(name, epochs=1 + len(kinds), env={"STALLS": ",".join(stalls)}, deadline=DEADLINE_SECONDS)
     broken: list[str] = []
     with watched(bench, body) as (played, watch):
         for attempt, kind, victim in plan:
@@ -162,7 +163,7 @@ def play_slow(bench: Bench, name: str, chance: random.Random) -> list[str]:
     """A first pass, evaluations and checkpoints that each take longer than the deadline, and never stand still."""
     steps = chance.randrange(4, 9)
     limits = {"maxSteps": 2 * steps, "evaluateEverySteps": steps, "batchSize": 32}
-    body = training(name, epochs=1, env={"SLOW_SECONDS": str(SLOW_SECONDS)}, **limits)
+    body = training(name, 1, {"SLOW_SECONDS": str(SLOW_SECONDS)}, SLOW_DEADLINE_SECONDS, **limits)
     body["spec"]["checkpoint"] = {"everySteps": steps, "everySeconds": None}
     with watched(bench, body) as (played, watch):
         done = played.wait("it is done", 400, phase="Succeeded")["status"]
@@ -171,7 +172,7 @@ def play_slow(bench: Bench, name: str, chance: random.Random) -> list[str]:
         timing = last_words(bench, f"{name}-1-0")["timing"]
     slow = {cause: timing[cause] for cause in ("evaluation", "checkpoint")}
     broken = ["it was Stalled, and it was merely slow"] if watch.stalls else []
-    return broken + [f"{cause} took {taken} s only" for cause, taken in slow.items() if taken < DEADLINE_SECONDS]
+    return broken + [f"{cause} took {taken} s only" for cause, taken in slow.items() if taken < SLOW_DEADLINE_SECONDS]
 
 
 def last_words(bench: Bench, pod: str) -> Object:
