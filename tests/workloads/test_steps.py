@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from modelyard_workloads.backward import compile_model, divide, uses_bf16
+from modelyard_workloads.backward import Backward, compile_model, divide, uses_bf16
 from modelyard_workloads.config import CheckpointPolicy, Location, Output, TrainingConfig, check_batch_size
+from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import RankInfo, Ranks
 from modelyard_workloads.exits import ConfigError
 from modelyard_workloads.loop import Stopped, Training, train
@@ -17,6 +19,10 @@ from modelyard_workloads.muon import Muon, orthogonalised
 from modelyard_workloads.optimizer import build_optimizer
 from modelyard_workloads.parameters import Parameters
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket, HashStore
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 from trainings.toy import ToyTask, after
 
 CPU = torch.device("cpu")
@@ -123,6 +129,35 @@ def test_parts_that_some_rank_could_not_fill_are_refused_with_what_fits() -> Non
     check_batch_size(config, 2)
     with pytest.raises(ConfigError, match=r"accumulationSteps: 8 samples on 3 processes .* in 4 parts each; write 2"):
         check_batch_size(config, 3)
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """A process group in which DDP does what it does among many ranks."""
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.usefixtures("group_of_one")
+def test_the_ranks_exchange_their_gradients_once_a_step_however_many_parts_it_has(parts: int) -> None:
+    task = ToyTask(plain=True, batch_size=12)
+    stream = task.build_data(Shard(rank=0, world_size=1), CPU)
+    model = DistributedDataParallel(task.build_model())
+    exchanged: list[int] = []
+    everybody = torch.distributed.group.WORLD
+    assert everybody is not None
+
+    def count(bucket: GradBucket) -> Future[Tensor]:
+        exchanged.append(bucket.index())
+        return allreduce_hook(everybody, bucket)
+
+    model.register_comm_hook(None, lambda state, bucket: count(bucket))  # noqa: ARG005 - the names are required
+    backward = Backward(Parameters(accumulation_steps=parts), CPU)
+    for _ in range(3):
+        backward(task, model, next(stream))
+    assert exchanged == [0, 0, 0]
 
 
 def test_auto_keeps_the_cpu_exact() -> None:
