@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -74,6 +75,8 @@ class CheckpointStore:
         self._keep_last = keep_last
         self._fence = fence
         self._run = run
+        # Collects the files that other ranks write for a checkpoint: (step, unfinished directory) -> their entries.
+        self.collect: Callable[[int, Path], list[dict[str, Any]]] = lambda _step, _into: []
 
     def prepare(self) -> None:
         """Make the directory and remove what killed processes left unfinished."""
@@ -90,10 +93,8 @@ class CheckpointStore:
         final = self._root / f"{STEP_PREFIX}{step:010d}"
         temporary = make_temporary_directory(self._root, f"{final.name}-{os.getpid()}")
         try:
-            entries = []
-            for name in snapshot.names():
-                size, digest = snapshot.save(temporary / name)
-                entries.append({"path": name, "size": size, "sha256": digest})
+            entries = [snapshot.entry(temporary / name) for name in snapshot.names()]
+            entries += self.collect(step, temporary)
             now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             body = {"schemaVersion": 1, "step": step, "run": asdict(self._run), "createdAt": now, "files": entries}
             manifest = {"body": body, "sha256": hashlib.sha256(canonical_json(body)).hexdigest()}

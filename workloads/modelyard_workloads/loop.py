@@ -66,9 +66,7 @@ class Training:
         seed_everything(parameters.seed)  # the same initial weights on every rank
         self.data = task.build_data(Shard(rank=ranks.rank, world_size=ranks.world_size), ranks.device)
         self.model = task.build_model()
-        self._sharded = (
-            isinstance(task, Shardable) and ranks.world_size > 1 and task.share_out(self.model, ranks.device)
-        )
+        self.sharded = isinstance(task, Shardable) and ranks.world_size > 1 and task.share_out(self.model, ranks.device)
         self.model.to(ranks.device)
         if isinstance(task, OwnOptimizer):
             self.optimizer = task.build_optimizer(self.model)
@@ -109,12 +107,15 @@ class Training:
         """The epoch of the latest step, from 0."""
         return max(0, self.state.step - 1) // self.data.steps_per_epoch
 
-    def sections(self, ranks: Ranks) -> dict[str, Any]:
-        """The whole state; a collective call, since every rank has random numbers of its own."""
+    def sections(self, ranks: Ranks, *, whole: bool = True) -> dict[str, Any]:
+        """The state; a collective call, since every rank has random numbers of its own. What the ranks share out is
+        gathered on rank 0, or, not `whole`, stays as it is.
+        """
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
         return {
             "loop": asdict(self.state),
-            "model": gathered(self.model.state_dict(), keep=ranks.is_main),
-            "optimizer": gathered(self.optimizer.state_dict(), keep=ranks.is_main),
+            "model": gathered(model, keep=ranks.is_main) if whole else model,
+            "optimizer": gathered(optimizer, keep=ranks.is_main) if whole else optimizer,
             "average": self.average.model.state_dict() if self.average else None,
             "best": self.best,
             "data": self.data.state_dict(),
@@ -143,7 +144,7 @@ class Training:
         if self._private:
             return self._private.wrap(self.model)
         compile_model(self.model, self._compile, ranks.device)
-        model = self.model if self._sharded else ranks.wrap(self.model)
+        model = self.model if self.sharded else ranks.wrap(self.model)
         if model is not self.model:
             position, randomness = self.data.state_dict(), random_state()
             buffers = [buffer.clone() for buffer in self.model.buffers()]
@@ -199,7 +200,7 @@ class Training:
 
     def _held_out(self, ranks: Ranks) -> Iterable[tuple[Any, bool]]:
         """This rank's batches, and whether each counts; ranks that share a model have to compute in step."""
-        if not self._sharded:
+        if not self.sharded:
             return ((batch, True) for batch in self._task.evaluation())
         batches = list(self._task.evaluation())
         return in_step(batches, least=-ranks.maximum(-len(batches)), most=ranks.maximum(len(batches)))
@@ -245,6 +246,7 @@ def train(
     if saved is not None:
         training.restore(saved, ranks)
     lap("checkpoint")
+    whole = not (training.sharded and outputs.share_out())
     watch = Watch(training, config, ranks, reporter, outputs)
     model = training.prepare(ranks)
     state = training.state
@@ -265,7 +267,7 @@ def train(
         stop, save = ranks.agree(stop_requested(), save_wanted)
         if stop or save:
             with watch.saving(loss):
-                outputs.save(state.step, training.sections(ranks), required=stop, shared={"best"})
+                outputs.save(state.step, training.sections(ranks, whole=whole), required=stop, shared={"best"})
         if stop and not training.ended:
             raise Stopped(state.step)
 

@@ -1,5 +1,5 @@
-"""What leaves the training: checkpoints and artifacts. Rank 0 alone touches the volume; the others get bytes from
-it.
+"""What leaves the training: checkpoints and artifacts. Rank 0 alone touches the volume and the others get bytes from
+it; but ranks that share a model out and all see the volume write their own parts of its checkpoints.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import logging
 import platform
 import time
+import uuid
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,12 +25,13 @@ from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.curves import Curves
 from modelyard_workloads.data.failures import blamed, is_denied
 from modelyard_workloads.distributed import Ranks
-from modelyard_workloads.durable import Fence, canonical_json
+from modelyard_workloads.durable import TEMPORARY_PREFIX, Fence, canonical_json
 from modelyard_workloads.exits import CheckpointFailed, DataError, PodError
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.highwater import HighWater
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.object_store import TENSORBOARD, RemoteCheckpoints, RemoteFence
+from modelyard_workloads.parts import PartStore
 from modelyard_workloads.remote_directory import is_remote, open_remote
 from modelyard_workloads.saver import Saver
 from modelyard_workloads.snapshot import decode
@@ -96,6 +98,30 @@ class Outputs:
             return None
         return decode({name: self._ranks.broadcast(files[name] if files else None) for name in names})
 
+    def share_out(self) -> bool:
+        """Let every rank write its own part of the checkpoints. False, and nothing changes, where one of them does not
+        see rank 0's volume: then whole tensors have to be gathered.
+        """
+        ranks, root = self._ranks, self._config.output.path / "checkpoints"
+        name = f"{TEMPORARY_PREFIX}seen-{uuid.uuid4()}".encode()
+        seen = root / ranks.broadcast(name if ranks.is_main else None).decode()
+        if ranks.is_main:
+            seen.touch()
+        ranks.barrier()
+        (hidden,) = ranks.agree(not seen.exists())
+        if ranks.is_main:
+            seen.unlink()
+        if hidden:
+            return False
+        part = PartStore(root=root, attempt=self._config.attempt, rank=ranks.rank, ranks=ranks.world_size)
+        if self._store is not None:
+            self._store.collect = part.collect
+        else:
+            self._saver = Saver(part, self._reporter)
+        assert self._saver is not None
+        self._saver.part = part.suffix
+        return True
+
     def curves(self, resumed_step: int) -> Curves | None:
         """Rank 0's curves for TensorBoard, from this step on."""
         if not self._ranks.is_main:
@@ -110,6 +136,8 @@ class Outputs:
         if self._saver is None:
             return False
         self._saver.settle(wait=False)
+        if not self._ranks.is_main:
+            return False
         if policy.every_steps is None and policy.every_seconds is None:
             return False
         overdue = policy.every_seconds is not None and time.monotonic() - self._saved_at >= policy.every_seconds
@@ -133,13 +161,14 @@ class Outputs:
             return
         (failed,) = self._ranks.agree(bool(problem))
         if failed:
-            raise CheckpointFailed(problem or "rank 0 could not write the checkpoint")
+            raise CheckpointFailed(problem or "another rank could not write the checkpoint")
 
     def publish(self, task: Task, candidates: list[Published]) -> list[dict[str, Any]]:
         """Write the artifacts; rank 0 returns their entries for the status, the others wait and return none."""
         entries: list[dict[str, Any]] = []
         if self._saver is not None:
             self._saver.settle(wait=True)
+        if self._ranks.is_main:
             for candidate in candidates:
                 entries += self._publish(task, candidate)
                 moved()

@@ -12,19 +12,28 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
-from modelyard_workloads.checkpoint import CheckpointStore
+from modelyard_workloads.checkpoint import CheckpointInfo
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.snapshot import Camera, Snapshot
 
 logger = logging.getLogger(__name__)
 
 
-class Saver:
-    """Of rank 0."""
+class Store(Protocol):
+    """Where snapshots go."""
 
-    def __init__(self, store: CheckpointStore, reporter: Reporter) -> None:
+    def save(self, step: int, snapshot: Snapshot) -> CheckpointInfo:
+        """Write the snapshot of a step. Raises OSError, and Fenced."""
+        ...
+
+
+class Saver:
+    """Of a rank that saves: rank 0, or all where each saves its part of a shared-out model."""
+
+    def __init__(self, store: Store, reporter: Reporter) -> None:
+        self.part = ""  # is in the names of this rank's files; see parts.py
         self._store = store
         self._reporter = reporter
         self._camera = Camera()
@@ -45,7 +54,7 @@ class Saver:
         if step == self._step:
             return
         began = time.monotonic()
-        snapshot = self._camera.take(state, shared)
+        snapshot = self._camera.take(state, shared, self.part)
         stalled = time.monotonic() - began
         self._step = step
         self._thread = threading.Thread(target=self._write, args=(step, snapshot, stalled), name="saver")

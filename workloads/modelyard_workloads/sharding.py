@@ -1,6 +1,7 @@
-"""Weights, gradients and optimizer state shared out among the ranks (FSDP), and put together where they are saved.
+"""Weights, gradients and optimizer state shared out among the ranks (FSDP), and put together where they are published.
 
-A checkpoint holds whole tensors, gathered one after the other: so it can be resumed on another number of ranks, with or
+Checkpoints hold the slices that each rank writes (see parts.py), or, where not all ranks see the volume, whole tensors,
+gathered one after the other. What is read is whole either way: so it can be resumed on another number of ranks, with or
 without sharding. Source: Zhao et al. 2023 (arXiv 2304.11277); `torch.distributed.fsdp.fully_shard`.
 """
 

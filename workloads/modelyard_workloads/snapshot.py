@@ -2,8 +2,11 @@
 
 A state is a tree of dicts, lists, numbers, strings, booleans, None and tensors; its top-level keys are its sections. As
 files it is `state.json`, the tree with references in the place of tensors, and one safetensors file for every section
-that has some. Files are written straight from the snapshot's memory: no second copy is made, and the interpreter is
-free for the training meanwhile.
+that has some; or, where the ranks share its tensors out and each saves its own slices, one for each of them,
+`model-00001-of-00008.safetensors`, which are put together when they are read.
+
+Files are written straight from the snapshot's memory: no second copy is made, and the interpreter is free for the
+training meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +24,13 @@ from typing import Any, BinaryIO
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from modelyard_workloads.heartbeat import moved
 
 STATE_FILE = "state.json"
 _REFERENCE = "$tensor"
+_SLICED = "$sliced"  # beside a reference: along dimension 0
 _INTEGER_KEYS = "$integerKeys"
 _PIECE = 8 << 20
 _FEW_THREADS = 4
@@ -48,11 +54,11 @@ class Snapshot:
     """A state that nothing changes any more."""
 
     tree: dict[str, Any]
-    tensors: dict[str, dict[str, Tensor]]  # by section, then by path; on the CPU
+    tensors: dict[str, dict[str, Tensor]]  # by file without its ending, then by path; on the CPU
 
     def names(self) -> list[str]:
         """The files it consists of."""
-        return sorted([STATE_FILE, *(f"{section}.safetensors" for section in self.tensors)])
+        return sorted([STATE_FILE, *(f"{stem}.safetensors" for stem in self.tensors)])
 
     def write(self, name: str, file: BinaryIO) -> tuple[int, str]:
         """Write one of the files; returns its size in bytes and its SHA-256 in hex. Raises OSError."""
@@ -73,6 +79,11 @@ class Snapshot:
             size_and_hash = self.write(path.name, file)
             os.fsync(file.fileno())
         return size_and_hash
+
+    def entry(self, path: Path) -> dict[str, Any]:
+        """Write one file as `save` does; what a manifest says of it."""
+        size, digest = self.save(path)
+        return {"path": path.name, "size": size, "sha256": digest}
 
     def _contents(self, name: str) -> Iterator[memoryview]:
         if name == STATE_FILE:
@@ -98,22 +109,24 @@ class Camera:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
-    def take(self, state: dict[str, Any], shared: Collection[str] = ()) -> Snapshot:
+    def take(self, state: dict[str, Any], shared: Collection[str] = (), part: str = "") -> Snapshot:
         """A snapshot of a state, valid until the next one is taken. Sections named in `shared` are not copied: their
-        tensors never change. Raises TypeError for what cannot be saved.
+        tensors never change. `part` is in the names of the files with this rank's slices. Raises TypeError for what
+        cannot be saved.
         """
         with _few_threads():
-            return self._take(state, shared)
+            return self._take(state, shared, part)
 
-    def _take(self, state: dict[str, Any], shared: Collection[str]) -> Snapshot:
+    def _take(self, state: dict[str, Any], shared: Collection[str], part: str) -> Snapshot:
         tree: dict[str, Any] = {}
         tensors: dict[str, dict[str, Tensor]] = {}
         for section, value in state.items():
             found: dict[str, Tensor] = {}
             tree[section] = _detach(value, "", found)
             if found:
-                tensors[section] = {
-                    path: tensor if section in shared else self._copy((section, path), tensor)
+                sliced = any(isinstance(tensor, DTensor) for tensor in found.values())
+                tensors[f"{section}{part}" if sliced else section] = {
+                    path: tensor if section in shared else self._copy((section, path), _here(tensor))
                     for path, tensor in found.items()
                 }
         if torch.cuda.is_available():
@@ -151,8 +164,9 @@ def decode(files: dict[str, bytes]) -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(files[STATE_FILE])
     state = {}
     for section, value in tree.items():
-        content = files.get(f"{section}.safetensors")
-        state[section] = _attach(value, safetensors.torch.load(content) if content is not None else {})
+        names = re.compile(re.escape(section) + r"(-\d{5}-of-\d{5})?\.safetensors")
+        parts = [safetensors.torch.load(files[name]) for name in sorted(files) if names.fullmatch(name)]
+        state[section] = _attach(value, parts)
     return state
 
 
@@ -161,7 +175,7 @@ def _detach(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         if value.dtype not in _DTYPES:
             raise TypeError(f"{path}: a tensor of {value.dtype} cannot be saved in a checkpoint")
         tensors[path] = value.detach()  # tied weights become two tensors
-        return {_REFERENCE: path}
+        return {_REFERENCE: path, _SLICED: True} if isinstance(value, DTensor) else {_REFERENCE: path}
     if isinstance(value, dict):
         body = {str(k): _detach(v, f"{path}/{k}" if path else str(k), tensors) for k, v in value.items()}
         return {_INTEGER_KEYS: body} if value and all(isinstance(k, int) for k in value) else body
@@ -172,13 +186,20 @@ def _detach(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{path}: a {type(value).__name__} cannot be saved in a checkpoint")
 
 
-def _attach(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _here(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _attach(value: Any, parts: list[dict[str, Tensor]]) -> Any:
     if isinstance(value, list):
-        return [_attach(v, tensors) for v in value]
+        return [_attach(v, parts) for v in value]
     if not isinstance(value, dict):
         return value
+    if _SLICED in value:
+        return torch.cat([tensors[value[_REFERENCE]] for tensors in parts])
     if _REFERENCE in value:
-        return tensors[value[_REFERENCE]]
+        return parts[0][value[_REFERENCE]]
     if _INTEGER_KEYS in value:
-        return {int(k): _attach(v, tensors) for k, v in value[_INTEGER_KEYS].items()}
-    return {k: _attach(v, tensors) for k, v in value.items()}
+        return {int(k): _attach(v, parts) for k, v in value[_INTEGER_KEYS].items()}
+    return {k: _attach(v, parts) for k, v in value.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,37 @@ def test_two_ranks_with_uneven_slices_that_share_no_volume_learn_the_same(
     assert (sent / "train.tokens").stat().st_size > 1000
 
 
-def test_ranks_that_share_out_the_model_learn_the_same_and_go_on_without_sharing_it_out(
+def test_ranks_that_share_out_the_model_learn_the_same_and_each_saves_its_part(
     alone: tuple[dict[str, Tensor], str], tmp_path: Path
 ) -> None:
     expected, dataset = alone
     full = {**PARAMETERS, "sharding": "full", "accumulationSteps": 2}
     group(2, tmp_path / "cut", dataset, until=2, **full)
     (checkpoint,) = (tmp_path / "cut" / "checkpoints").glob("step-*")
-    saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
-    whole = expected["transformer.wte.weight"].shape
-    assert saved["decoder.embedding.weight"].shape == whole  # so that any number of ranks may go on
+    embedding = "decoder.embedding.weight"
+    parts = [safetensors.torch.load_file(path)[embedding] for path in sorted(checkpoint.glob("model-*-of-00002.*"))]
+    assert sum(len(part) for part in parts) == len(expected["transformer.wte.weight"]) > len(parts[0])
+    assert len(list(checkpoint.glob("optimizer-*-of-00002.safetensors"))) == len(parts) == 2
+    assert not list(checkpoint.parent.glob(".tmp-*"))
+
+    shutil.copytree(tmp_path / "cut", tmp_path / "elsewhere")
+    run(tmp_path / "elsewhere", dataset, **full)  # one rank goes on
+    same(weights(tmp_path / "elsewhere"), expected, 1e-5)
+
     group(2, tmp_path / "cut", dataset, **full)
+    group(2, tmp_path / "whole", dataset, **full)
+    same(weights(tmp_path / "cut"), weights(tmp_path / "whole"), 0)
     same(weights(tmp_path / "cut"), expected, 1e-5)
+
+
+def test_ranks_that_share_out_the_model_and_no_volume_save_whole_tensors(
+    alone: tuple[dict[str, Tensor], str], tmp_path: Path
+) -> None:
+    expected, dataset = alone
+    group(2, tmp_path / "cut", dataset, until=2, cache=tmp_path / "caches", **PARAMETERS, sharding="full")
+    (checkpoint,) = (tmp_path / "cut" / "checkpoints").glob("step-*")
+    saved = safetensors.torch.load_file(checkpoint / "model.safetensors")
+    assert saved["decoder.embedding.weight"].shape == expected["transformer.wte.weight"].shape
 
 
 def test_answers_are_weighted_by_their_number_over_all_ranks(tmp_path: Path) -> None:
