@@ -55,6 +55,15 @@ class ReadsFiles(Protocol):
         """How an element is read that comes as BYTES, by input."""
 
 
+@runtime_checkable
+class AnswersDocuments(Protocol):
+    """A runtime some of whose outputs of BYTES are JSON: a list of entities, for instance."""
+
+    @property
+    def documents(self) -> frozenset[str]:
+        """The names of those outputs. Protocols of plain JSON give what the text says, tensors the text."""
+
+
 class Explains(Protocol):
     """Whatever computes explanations, away from the inference thread."""
 

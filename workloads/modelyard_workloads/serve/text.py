@@ -13,6 +13,8 @@ from modelyard_workloads.tasks.bert_inference import RefusedText, ServedText, lo
 from modelyard_workloads.tasks.bert_questions import load_answerer
 from modelyard_workloads.tasks.bert_spans import load_tagger
 
+_DOCUMENTS = frozenset({"entities", "masks"})
+
 
 class TextRuntime:
     """Serves a text model."""
@@ -25,6 +27,7 @@ class TextRuntime:
             for spec in model.inputs
         ]
         self.outputs = [TensorSpec(spec.name, spec.datatype, tuple(spec.shape)) for spec in model.outputs]
+        self.documents = _DOCUMENTS & {spec.name for spec in self.outputs}
         self._model = model
 
     def check(self, arrays: Mapping[str, Array]) -> None:

@@ -2,18 +2,19 @@
 
 `{"instances": [row, …]}` -> `{"predictions": [row, …]}`. A row is an object by input name, or the bare value where the
 model has one input; bytes are `{"b64": "…"}`; a prediction is an object by output name, or the bare value where there
-is one output. Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+is one output; what is JSON already is no text within JSON. Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic, time
 from typing import Any
 
 import numpy as np
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +26,7 @@ from modelyard_workloads.serve.errors import InvalidInput, shown
 from modelyard_workloads.serve.explain.explanation import as_rows
 from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, unless_gone
 from modelyard_workloads.serve.openai_replies import model_card
+from modelyard_workloads.serve.runtimes import AnswersDocuments
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec
 
 
@@ -70,7 +72,10 @@ class V1Adapter:
             inputs = decode(body, model.runtime.inputs)
             query = InferRequest(model=name, version="", inputs=inputs, outputs=None, deadline=deadline)
             answer = await unless_gone(request.receive, self._plane.infer(query))
-        return compressed(JsonReply({"predictions": encode(answer.outputs)}), request.headers.get("accept-encoding"))
+        runtime = model.runtime
+        documents = runtime.documents if isinstance(runtime, AnswersDocuments) else frozenset()
+        reply = JsonReply({"predictions": encode(answer.outputs, documents)})
+        return compressed(reply, request.headers.get("accept-encoding"))
 
     async def explain(self, request: Request) -> Response:
         """Why the model answers so, row by row: `{"explanations": [row, …]}`."""
@@ -151,9 +156,12 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def encode(outputs: Sequence[Tensor]) -> list[Any]:
-    """One JSON value a row."""
-    columns = {tensor.name: _values(tensor) for tensor in outputs}
+def encode(outputs: Sequence[Tensor], documents: Collection[str]) -> list[Any]:
+    """One JSON value a row; the outputs named by `documents` [B] hold JSON themselves."""
+    columns = {
+        tensor.name: [orjson.loads(value) for value in tensor.array] if tensor.name in documents else _values(tensor)
+        for tensor in outputs
+    }
     if len(columns) == 1:
         return next(iter(columns.values()))
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
