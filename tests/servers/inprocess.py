@@ -62,7 +62,7 @@ class Running:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=70)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()

@@ -202,7 +202,9 @@ def test_every_single_bit_of_a_manifest_is_protected(tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment_of_saving_the_newest_complete_one_is_found(tmp_path: Path) -> None:
+    began = time.monotonic()
     store(tmp_path).save(1, snapshot(1, 200_000))
+    took = time.monotonic() - began  # on this machine, now
     chance = random.Random(7)
     last = 1
     for _ in range(int(os.environ.get("CHECKPOINT_KILLS", "25"))):
@@ -213,7 +215,7 @@ def test_killed_at_any_moment_of_saving_the_newest_complete_one_is_found(tmp_pat
             for step in range(last + 1, last + 1000):
                 saving.save(step, snapshot(step, 200_000))
             os._exit(0)
-        time.sleep(chance.uniform(0.005, 0.06))
+        time.sleep(took * chance.uniform(0.2, 3))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         found = newest(tmp_path)
