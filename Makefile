@@ -110,7 +110,7 @@ bench-generate: venv ## tokens per second of text generation beside transformers
 	PYTHONPATH=tests:workloads OMP_NUM_THREADS=1 $(VENV)/bin/python tests/bench/bench_generate.py --rounds $(or $(ROUNDS),5)
 
 .PHONY: bench-train
-bench-train: venv ## the trainers beside what people run today, as JSON lines (ONLY=bert, ROUNDS=3)
+bench-train: venv ## the trainers beside what people run today, as JSON lines (ONLY=bert, gpt or resnet, ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_train.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: bench-decode-gpu

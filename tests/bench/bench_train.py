@@ -1,4 +1,4 @@
-"""Speed of the trainers beside what people run today: `make bench-train` (ONLY=bert, gpt; ROUNDS=3).
+"""Speed of the trainers beside what people run today: `make bench-train` (ONLY=bert, gpt, resnet; ROUNDS=3).
 
 Prints JSON lines {"bench", "unit", "ours", "peer", "theirs", "ratio", …}: ratio above 1 says that ours is better. Each
 side is a process of its own on the same data, model, batch, precision and threads; the sides take turns, and the
@@ -40,6 +40,11 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "gpt": [
         Comparison("GPT-2 4x256, fp32 beside fp32", "train_gpt.py", ("fp32",)),
         Comparison("GPT-2 4x256, bf16 beside fp32", "train_gpt.py", ("bf16",)),
+    ],
+    "resnet": [
+        Comparison("ResNet-18, 112 pixels, fp32 beside fp32", "train_resnet.py", ("fp32", "torchvision", "112")),
+        Comparison("ResNet-18, 112 pixels, fp32 beside fp32", "train_resnet.py", ("fp32", "timm", "112")),
+        Comparison("ResNet-18, 112 pixels, bf16 beside fp32", "train_resnet.py", ("bf16", "torchvision", "112")),
     ],
 }
 
