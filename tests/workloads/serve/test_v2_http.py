@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.http.aio as triton
 from servers.inprocess import DIGEST, MODEL, VERSION, Running, configure, running
 from servers.rows import RowModel
 from servers.wire import INFER, X, Y, binary_body
+from tritonclient.utils import InferenceServerException
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,19 @@ def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(serve
         while data.count(b'"id"') < 2:
             data += connection.recv(65536)
     assert data.index(b'"id":"1"') < data.index(b'"id":"2"')
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+async def test_tritons_asyncio_client_has_many_requests_in_flight(server: Running, compression: str | None) -> None:
+    def tensor(row: np.ndarray) -> triton.InferInput:
+        given = triton.InferInput("x", list(row.shape), "FP32")
+        given.set_data_from_numpy(row)
+        return given
+
+    async with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        rows = [np.full((1, 3), i, dtype=np.float32) for i in range(30)]
+        how = {"request_compression_algorithm": compression, "response_compression_algorithm": compression}
+        answers = await asyncio.gather(*(client.infer(MODEL, [tensor(row)], **how) for row in rows))
+        assert [float(answer.as_numpy("y")[0, 0]) for answer in answers] == [3.0 * i for i in range(30)]
+        with pytest.raises(InferenceServerException, match="other"):
+            await client.infer("other", [tensor(rows[0])])
