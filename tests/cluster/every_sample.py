@@ -22,7 +22,7 @@ POLL_SECONDS = 5
 
 
 def samples() -> list[Object]:
-    """Those of our kinds, in an order in which nobody has to wait for what is not there yet."""
+    """In the order of their files: who begins with what is not there yet has to wait for it."""
     found = []
     for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml")):
         found += list(yaml.safe_load_all(path.read_text(encoding="utf-8")))

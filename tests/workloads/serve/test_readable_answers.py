@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from modelyard_workloads.data.wordpiece import SPECIAL, vocabulary_tokenizer
 from modelyard_workloads.models.bert import BertClassifier, BertConfig, BertPretraining, BertTagger
 from modelyard_workloads.serve.image_classification import ImageClassification
@@ -23,9 +22,8 @@ from modelyard_workloads.tasks.bert_inference import PretrainedBert
 from modelyard_workloads.tasks.bert_questions import Answerer
 from modelyard_workloads.tasks.bert_spans import Tagger
 from PIL import Image
-from servers.artifacts import LABELS, image_artifact
+from servers.artifacts import LABELS, image_artifact, lively
 from servers.inprocess import MODEL, Running, running
-from torch import nn
 
 PAGE = (Path(__file__).parents[3] / "docs/serving/json.md").read_text()
 WORDS = "the film was wonderful and so were all of its actors in paris said ada who ?"
@@ -33,15 +31,6 @@ LINES = [*SPECIAL, *WORDS.split()]
 TOKENIZER = vocabulary_tokenizer(LINES, "words", lowercase=True)
 BERT = BertConfig(vocabulary=len(LINES), context=32, layers=2, width=32, heads=2, inner=64)
 READING = {"length": 16, "stride": 4, "answerLength": 4, "mayBeNone": False}
-
-
-def lively(network: Any) -> Any:
-    """Weights so large that answers differ."""
-    torch.manual_seed(3)
-    for parameter in network.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.3)
-    return network.eval()
 
 
 def classes() -> Runtime:

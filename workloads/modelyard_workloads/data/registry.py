@@ -22,6 +22,7 @@ import json
 import logging
 import platform
 import re
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -56,7 +57,6 @@ class Registry:
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._keys = keys
         self._session = requests.Session()
-        self._session.trust_env = True
         self._bearers: dict[str, str] = {}
         self._entries: dict[str, dict[str, Any]] = {}
 
@@ -124,22 +124,21 @@ class Registry:
                             content = archive.extractfile(member)
                             assert content is not None
                             with target.open("wb") as file:
-                                while piece := content.read(_PIECE):
-                                    file.write(piece)
+                                shutil.copyfileobj(content, file, _PIECE)
                 while stream.read(_PIECE):
                     pass  # to the end, where the digest is checked
 
         folder = make_once(cache_directory("layers") / digest.replace(":", "-"), unpack, directory=True)
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            name = path.relative_to(folder).as_posix()
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        for name in files:
             parent, _, last = name.rpartition("/")
             if last.startswith(".wh."):
                 hidden = f"{parent}/{last.removeprefix('.wh.')}".lstrip("/")
                 for below in [n for n in found if n == hidden or n.startswith(f"{hidden}/")]:
                     del found[below]
-        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".wh.")):
-            name = path.relative_to(folder).as_posix()
-            found[name] = {"size": path.stat().st_size, "ETag": f"{digest} {name}", "local": path}
+        for name, path in files.items():
+            if not path.name.startswith(".wh."):
+                found[name] = {"size": path.stat().st_size, "ETag": f"{digest} {name}", "local": path}
 
     def _get(self, place: _Place, path: str, accept: str = "*/*") -> requests.Response:
         url = f"{place.url}/v2/{place.name}/{path}"

@@ -26,7 +26,7 @@ from modelyard_workloads.serve.explain.recommendation import RecommendationExpla
 from modelyard_workloads.serve.explain.text_classes import TextClassExplainer
 from modelyard_workloads.serve.generation.runtime import load_decoder
 from modelyard_workloads.tasks.bert_inference import as_bytes, pack_encodings
-from servers.artifacts import image_artifact
+from servers.artifacts import image_artifact, lively
 from servers.language import language_artifact
 from torch import nn
 
@@ -46,15 +46,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def lively(network: Any) -> Any:
-    """Weights so large that every answer depends on every token."""
-    torch.manual_seed(3)
-    for parameter in network.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.3)
-    return network.eval()
 
 
 def explain(explainer: Explainer, row: int = 0, steps: int = 50, **arrays: Any) -> Explanation:
