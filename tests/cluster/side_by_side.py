@@ -1,18 +1,22 @@
 """Tests that mostly wait run side by side, in threads, from the start of the run on; all others run meanwhile.
 
 A pytest item marked `side_by_side` only waits for the outcome of its function. The marker's `seconds` is how long it
-takes: the longest begin first. Such a test takes the session's `laboratory` and its own parameters, nothing else.
+takes: the longest begin first. Those whose pods or operators compute for much of that time are marked `busy` as well:
+few of them run at once, since a dozen that start together on two cores keep each other from every deadline and end no
+sooner. Such a test takes the session's `laboratory` and its own parameters, nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
 import pytest
 
-THREADS = 14
+WAITING_THREADS = 12
+BUSY_THREADS = 4
 TIMEOUT_SECONDS = 900
 
 _running = pytest.StashKey[dict[str, "Future[float]"]]()
@@ -22,7 +26,8 @@ class SideBySide:
     """The pytest plugin."""
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        config.addinivalue_line("markers", "side_by_side(seconds): runs in a thread beside the others so marked")
+        described = "side_by_side(seconds, busy=False): runs in a thread beside the others so marked"
+        config.addinivalue_line("markers", described)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Those that are only waited for come last."""
@@ -33,9 +38,11 @@ class SideBySide:
         marked = [item for item in session.items if isinstance(item, pytest.Function) and _is_marked(item)]
         for item in marked:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="test")
-        running = {i.nodeid: pool.submit(_run, i, laboratory) for i in sorted(marked, key=_seconds, reverse=True)}
-        session.config.stash[_running] = running
+        waiting, busy = (ThreadPoolExecutor(n, thread_name_prefix="test") for n in (WAITING_THREADS, BUSY_THREADS))
+        session.config.stash[_running] = {
+            item.nodeid: (busy if _marks(item).get("busy") else waiting).submit(_run, item, laboratory)
+            for item in sorted(marked, key=_seconds, reverse=True)
+        }
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
@@ -61,9 +68,13 @@ def _is_marked(item: pytest.Item) -> bool:
     return item.get_closest_marker("side_by_side") is not None
 
 
-def _seconds(item: pytest.Function) -> float:
+def _marks(item: pytest.Function) -> Mapping[str, Any]:
     marker = item.get_closest_marker("side_by_side")
-    return float(marker.kwargs.get("seconds", 10)) if marker else 0.0
+    return marker.kwargs if marker else {}
+
+
+def _seconds(item: pytest.Function) -> float:
+    return float(_marks(item).get("seconds", 10))
 
 
 def _run(item: pytest.Function, laboratory: Any) -> float:

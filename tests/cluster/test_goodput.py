@@ -15,18 +15,24 @@ from cluster.reporting import operator_that_listens
 PYTHON = "docker.io/library/python:3.13-slim"
 STEPS, PACE, KILLED_AT, SAVED_BEFORE = 280, 0.4, 60, 50
 SUSPENDED_SECONDS = 6
-# A trainer that sleeps: a step takes PACE seconds. It saves when told to end, and once before it is killed. It reports
-# steps and nothing of its time: the operator has only what any image may tell it. Its own watch, on which steps take a
-# little longer where the machine is busy, is read from the last words of the last attempt.
+# A trainer that sleeps: a step takes PACE seconds. It saves when told to end, and ends at once; and once before it is
+# killed. It reports steps and nothing of its time: the operator has only what any image may tell it. Its own watch, on
+# which steps take a little longer where the machine is busy, is read from the last words of the last attempt.
 TRAINER = f"""
-import json, os, signal, ssl, sys, time, urllib.request
+import json, os, signal, ssl, time, urllib.request
 from pathlib import Path
 
 saved, watch = (Path(os.environ["MODELYARD_OUTPUT"], name) for name in ("step", "watch"))
 server = "KUBEFLOW_TRAINER_SERVER_"
 trusted = ssl.create_default_context(cafile=os.environ[server + "CA_CERT"])
-told_to_end = []
-signal.signal(signal.SIGTERM, lambda *_: told_to_end.append(True))
+
+def end(*_):
+    note_time()
+    saved.write_text(str(step))
+    os._exit(75)
+
+def note_time():
+    watch.write_text(str(before + time.monotonic() - began))
 
 def report(step):
     status = {{"progressPercentage": 100 * step // {STEPS}, "metrics": []}}
@@ -43,18 +49,17 @@ step = int(saved.read_text()) if saved.exists() else 0
 report(step)
 before = float(watch.read_text()) if watch.exists() else 0.0
 began = due = time.monotonic()
+signal.signal(signal.SIGTERM, end)
 while step < {STEPS}:
     due += {PACE}
     time.sleep(max(0, due - time.monotonic()))
     step += 1
     report(step)
-    watch.write_text(str(before + time.monotonic() - began))
-    if step == {SAVED_BEFORE} or told_to_end:
+    note_time()
+    if step == {SAVED_BEFORE}:
         saved.write_text(str(step))
     if step == {KILLED_AT} and os.environ["MODELYARD_ATTEMPT"] == "1":
         os._exit(137)
-    if told_to_end:
-        sys.exit(75)
 Path("/dev/termination-log").write_text(watch.read_text())
 """
 
@@ -96,7 +101,9 @@ def test_a_kill_an_eviction_and_a_pause_cost_what_a_person_computes(laboratory: 
     replayed = (KILLED_AT - SAVED_BEFORE) * PACE
     worked = watched(laboratory, namespace, "scheduled-4-0")
     shown = f"{worked:.1f} s of steps; {json.dumps(told)}"
-    assert told["ratio"] == pytest.approx((worked - replayed) / told["elapsedSeconds"], abs=0.02), shown
+    # Two points; and where reports take long, because the machine is busy, what they took may be seen as either.
+    tolerance = 0.02 + (worked - STEPS * PACE) / told["elapsedSeconds"]
+    assert told["ratio"] == pytest.approx((worked - replayed) / told["elapsedSeconds"], abs=tolerance), shown
     assert told["replayedSeconds"] == pytest.approx(replayed, abs=1), told
     assert told["restartSeconds"] >= 3, "the back-off after the kill"
 

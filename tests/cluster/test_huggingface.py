@@ -38,7 +38,7 @@ def training() -> Object:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.side_by_side(seconds=60)
+@pytest.mark.side_by_side(seconds=60, busy=True)
 def test_an_unmodified_trainer_moves_progress(laboratory: Laboratory) -> None:
     build_image()
     namespace, _ = operator_that_listens(laboratory, "huggingface")

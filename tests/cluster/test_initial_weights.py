@@ -25,7 +25,7 @@ def training(name: str, parameters: Object, **spec: Object) -> Object:
     return {"apiVersion": "modelyard.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": name}, "spec": base}
 
 
-@pytest.mark.side_by_side(seconds=60)
+@pytest.mark.side_by_side(seconds=60, busy=True)
 def test_a_training_begins_from_the_artifact_of_another_that_it_waited_for(laboratory: Laboratory) -> None:
     api, namespace = laboratory.api, laboratory.namespace
     hardly = {"maxSteps": 1, "learningRate": 1e-9, "emaDecay": None}  # so it ends with what it began with

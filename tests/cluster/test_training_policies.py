@@ -3,12 +3,11 @@ memory."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 from cluster.accounts import accounted
-from cluster.kubernetes_api import Object
+from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played, artifacts, training
 from cluster.poster import Poster
@@ -27,6 +26,13 @@ def report(step: int, **more: Any) -> Object:
     }
 
 
+def answered(poster: Poster, token: str, directive: str) -> Object | None:
+    """The answer to a report without progress, once it is this directive: the operator sees its own write first."""
+    code, answer = poster.post("hangs", token, report(10))
+    assert code == 200, answer
+    return answer if answer["directive"] == directive else None
+
+
 @pytest.mark.side_by_side(seconds=40)
 def test_a_stall_is_told_looked_into_restarted_and_done(laboratory: Laboratory) -> None:
     namespace, port = operator_that_listens(laboratory, "stall", host="127.0.0.1")
@@ -36,11 +42,8 @@ def test_a_stall_is_told_looked_into_restarted_and_done(laboratory: Laboratory) 
     poster = Poster(laboratory.api, namespace, port)
     first, second = poster.token("hangs-1-0"), poster.token("hangs-1-1")
     assert poster.post("hangs", first, report(10)) == (200, {"directive": "continue"})
-    posted = time.monotonic()
-    played.wait_reason("Stalled", "NoProgress", 30)
-    assert time.monotonic() - posted < 4 + 10, "within the deadline and ten seconds"
-    code, asked = poster.post("hangs", first, report(10))
-    assert (code, asked["directive"]) == (200, "dumpStacks")
+    played.wait_reason("Stalled", "NoProgress")
+    asked = eventually("stacks are asked for", lambda: answered(poster, first, "dumpStacks"))
     assert poster.post("hangs", second, report(10)) == (200, asked), "every node is asked, by the same id"
     stacks = {"uri": "pvc://hangs-output/stacks/attempt-1.txt"}
     poster.post("hangs", first, report(10, stacks=stacks))

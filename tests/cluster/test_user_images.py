@@ -99,7 +99,7 @@ def gang(name: str, rendezvous: str, image: str, command: list[str]) -> Object:
     return {"apiVersion": "modelyard.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": name}, "spec": spec}
 
 
-@pytest.mark.side_by_side(seconds=45)
+@pytest.mark.side_by_side(seconds=45, busy=True)
 @pytest.mark.parametrize(
     ("rendezvous", "image", "command"),
     [

@@ -99,6 +99,7 @@ def _up(layout: Layout, arguments: argparse.Namespace) -> int:
         else:
             node.up(layout)
             _link_system_programs(layout)
+        fakes.resume_kwok(layout)
     return _env(layout, arguments)
 
 

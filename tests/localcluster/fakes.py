@@ -4,6 +4,7 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from localcluster import components, golang, processes, settings, stages
@@ -56,12 +57,18 @@ def set_kwok_nodes(layout: Layout, count: int) -> None:
         golang.build(layout, (golang.KWOK,))
         (layout.config / "kwok.yaml").write_text(stages.config())
         _start_kwok(layout, present)
-    with step(f"going from {len(present)} to {count} fake nodes"):
+    with step(f"going from {len(present)} to {count} fake nodes") if wanted != present else nullcontext():
         _each(layout, wanted - present, lambda api, name: api.create(NODES, node(name)))
         _remove_nodes(layout, present - wanted)
         _wait_until_ready(layout, wanted)
     if not count:
         processes.stop(layout, ["kwok"])
+
+
+def resume_kwok(layout: Layout) -> None:
+    """After a start of the cluster: kwok for the fake nodes that it had before. They still look Ready without one."""
+    if present := kwok_nodes(layout):
+        set_kwok_nodes(layout, len(present))
 
 
 def _start_kwok(layout: Layout, present: set[str]) -> None:

@@ -8,7 +8,7 @@ from cluster.faults.promise import Bench, play_round
 from cluster.laboratory import Laboratory
 
 
-@pytest.mark.side_by_side(seconds=60)
+@pytest.mark.side_by_side(seconds=60, busy=True)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault.name))
 def test_a_failure_is_told_by_its_cause(laboratory: Laboratory, fault: Fault) -> None:
     broken = play_round(fault.promise(), Bench(laboratory.api, laboratory.namespace), number=1)

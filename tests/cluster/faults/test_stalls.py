@@ -14,7 +14,7 @@ ALL = Promise("stalls", partial(play, ("stopped", "collective", "loader")))
 """One training that hangs in each way, one after the other."""
 
 
-@pytest.mark.side_by_side(seconds=120)
+@pytest.mark.side_by_side(seconds=120, busy=True)
 @pytest.mark.parametrize("promise", [ALL, NO_FALSE_ALARM], ids=lambda promise: str(promise.name))
 def test_a_standstill_is_found_and_slow_work_is_none(laboratory: Laboratory, promise: Promise) -> None:
     namespace, _ = operator_that_listens(laboratory, promise.name.replace(" ", "-"))
