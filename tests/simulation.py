@@ -29,7 +29,7 @@ SHOWN = (
     "latestReadyRevision",
 )
 """Fields of a status that a trace shows when they change."""
-EXTRAS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject")
+EXTRAS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject", "PodDisruptionBudget")
 TRACES = Path(__file__).parent / "operator" / "traces"
 
 

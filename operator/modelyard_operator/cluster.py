@@ -52,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "Event": Kind("/api/v1", "events"),
     "Deployment": Kind("/apis/apps/v1", "deployments"),
     "Ingress": Kind("/apis/networking.k8s.io/v1", "ingresses"),
+    "PodDisruptionBudget": Kind("/apis/policy/v1", "poddisruptionbudgets"),
     "HTTPRoute": Kind("/apis/gateway.networking.k8s.io/v1", "httproutes"),
     "HorizontalPodAutoscaler": Kind("/apis/autoscaling/v2", "horizontalpodautoscalers"),
     "ScaledObject": Kind("/apis/keda.sh/v1alpha1", "scaledobjects"),

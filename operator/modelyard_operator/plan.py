@@ -101,7 +101,7 @@ class Children:
     claims: tuple[Object, ...] = ()
     deployments: tuple[Object, ...] = ()
     extras: tuple[Object, ...] = ()
-    """Routes from outside, autoscalers and gang schedulers of others."""
+    """Routes from outside, disruption budgets, autoscalers and gang schedulers of others."""
     training: Object | None = None
     """The ModelTraining that a ModelService refers to; None where there is none of that name."""
     report: Report | None = None

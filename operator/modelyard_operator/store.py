@@ -18,7 +18,7 @@ from modelyard_operator.plan import Children, Key, Object, Report
 from modelyard_operator.uris import parse_uri, training_artifact
 
 _TOMBSTONES = 10_000
-_EXTRA_KINDS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject", "PodGroup")
+_EXTRA_KINDS = ("Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject", "PodDisruptionBudget", "PodGroup")
 _CHILD_KINDS = ("Pod", "Service", "PersistentVolumeClaim", "Deployment", *_EXTRA_KINDS)
 
 

@@ -26,6 +26,7 @@ _WATCHED: tuple[tuple[str, tuple[str, str, str]], ...] = (
     ("PersistentVolumeClaim", ("", "v1", "persistentvolumeclaims")),
     ("Deployment", ("apps", "v1", "deployments")),
     ("Ingress", ("networking.k8s.io", "v1", "ingresses")),
+    ("PodDisruptionBudget", ("policy", "v1", "poddisruptionbudgets")),
     ("HorizontalPodAutoscaler", ("autoscaling", "v2", "horizontalpodautoscalers")),
 )
 WATCHED_KINDS = tuple(kind for kind, _ in _WATCHED)

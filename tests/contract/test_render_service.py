@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,13 +34,13 @@ INSTALLATION = Installation(
 )
 
 
-def world(uri: str = "pvc://claim/models/a", **spec: Any) -> World:
+def world(uri: str = "pvc://claim/models/a", installation: Installation = INSTALLATION, **spec: Any) -> World:
     """A service that was settled, with all its Deployments available."""
     model = {"source": {"uri": uri}, **spec.pop("model", {})}
     made = World(
         "ModelService",
         {"model": model, **spec},
-        lambda parent, children, now: sync(parent, children, now, INSTALLATION),
+        lambda parent, children, now: sync(parent, children, now, installation),
     )
     made.settle()
     for (kind, _), body in made.objects.items():
@@ -161,6 +162,31 @@ def test_an_ingress_leads_to_the_service_and_goes_with_its_mode() -> None:
     made.edit(route={"mode": "Auto"})
     made.settle()
     assert ("Ingress", "demo") not in made.objects
+
+
+def test_a_drain_takes_one_server_at_a_time_where_there_may_be_two() -> None:
+    made = world(replicas=3)
+    budget = made.objects["PodDisruptionBudget", "demo"]["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    (deployment,) = (o for (kind, _), o in made.objects.items() if kind == "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
+    assert [e["key"] for e in budget["selector"]["matchExpressions"]] == [LABEL_REVISION]
+    made.edit(replicas=1)
+    made.settle()
+    assert ("PodDisruptionBudget", "demo") not in made.objects, "nobody could drain the node of a single server"
+    made.edit(scaling={"maxReplicas": 2})
+    made.settle()
+    assert ("PodDisruptionBudget", "demo") in made.objects
+
+
+def test_routers_have_a_budget_of_their_own_where_there_are_two() -> None:
+    two = replace(INSTALLATION, router_replicas=2)
+    made = world(scaling={"minReplicas": 0, "maxReplicas": 1}, installation=two)
+    selector = made.objects["PodDisruptionBudget", "demo-router"]["spec"]["selector"]
+    router = made.objects["Deployment", "demo-router"]["spec"]["template"]["metadata"]["labels"]
+    assert selector["matchLabels"].items() <= router.items()
+    assert LABEL_REVISION not in router, "no pod has two budgets: an eviction would be refused for ever"
 
 
 def test_an_autoscaler_of_the_cluster_scales_by_the_scale_subresource() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from modelyard_operator.objects import LABEL_TABLE, deletion_of, is_terminating
 from modelyard_operator.plan import Deletion, Object, Patch
 from modelyard_operator.service.autoscalers import make_autoscaler
+from modelyard_operator.service.disruption import make_disruption_budgets
 from modelyard_operator.service.render import make_deployment, selector_of
 from modelyard_operator.service.routing import (
     make_http_route,
@@ -48,7 +49,7 @@ def desired_children(seen: Seen, installation: Installation) -> Desired:
         apply.append(make_router(seen.service, seen.spec, rollout, installation))
     if selector is not None:
         apply.append(make_service(seen.service, selector, grpc=grpc))
-    extras = _extras(seen, installation)
+    extras = _extras(seen, installation, routed=routed)
     delete = _unneeded(seen, routed, settled, {f"{name}-{r}" for r in addressed})
     kept = {(extra["kind"], extra["metadata"]["name"]) for extra in extras}
     delete += [deletion_of(c) for c in seen.children.extras if (c["kind"], c["metadata"]["name"]) not in kept]
@@ -127,9 +128,9 @@ def _unneeded(seen: Seen, routed: bool, settled: bool, addressed: set[str]) -> l
     return [deletion_of(child) for child in gone]
 
 
-def _extras(seen: Seen, installation: Installation) -> list[Object]:
-    """Routes from outside, and autoscalers of others."""
-    made = []
+def _extras(seen: Seen, installation: Installation, *, routed: bool) -> list[Object]:
+    """Routes from outside, autoscalers of others, and what a drain may take."""
+    made = make_disruption_budgets(seen.service, seen.spec, installation, routed=routed)
     if seen.spec.scaling is not None and not seen.spec.suspend:
         autoscaler = make_autoscaler(seen.service, seen.spec.scaling, installation)
         made += [autoscaler] if autoscaler is not None else []
