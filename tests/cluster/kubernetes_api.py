@@ -28,6 +28,7 @@ PATHS = {
     "ModelTraining": ("/apis/modelyard.dev/v1alpha1", "modeltrainings"),
     "ModelService": ("/apis/modelyard.dev/v1alpha1", "modelservices"),
     "Deployment": ("/apis/apps/v1", "deployments"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
     "ReplicaSet": ("/apis/apps/v1", "replicasets"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "Pod": ("/api/v1", "pods"),

@@ -18,6 +18,7 @@ import yaml
 from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
+from cluster.small_server import LAST, LINES, STREAM
 
 OPERATOR_IMAGE = "localhost/modelyard/operator:dev"
 SOURCE = (Path(__file__).parent / "small_server.py").read_text(encoding="utf-8")
@@ -32,6 +33,8 @@ RUNTIMES: Object = {
     }
 }
 CLAIM = "models"
+NO_SERVER = ("502", "503", "504")
+"""Codes that the small servers never give."""
 
 
 def write_runtimes(directory: Path) -> Path:
@@ -111,8 +114,8 @@ class Clients:
 
     @property
     def failed(self) -> int:
-        """Requests that got no answer of a server."""
-        return sum(count for name, count in self.answers.items() if ":" in name)
+        """Requests that no server answered: those that ended in an error, and those of which a router says so."""
+        return sum(count for name, count in self.answers.items() if ":" in name or name in NO_SERVER)
 
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=90)
@@ -133,8 +136,28 @@ class Clients:
                 name = str(told.get("model_version")) if response.status == 200 else str(response.status)
         except Exception as error:
             name = f"{type(error).__name__}: {error}"
+        self._count_answer(name)
+
+    def _count_answer(self, name: str) -> None:
+        if ":" in name or name in NO_SERVER:
             self.failures.append(f"{monotonic() - self._began:.1f} s: {name}")
         self.answers[name] += 1
+
+
+class StreamClients(Clients):
+    """Clients that ask for a stream and read it to its end. One that breaks off counts as an error."""
+
+    async def _ask(self, session: aiohttp.ClientSession, *, fresh: bool) -> None:
+        headers = {"Connection": "close"} if fresh else {}
+        try:
+            async with session.post(self._url + STREAM, headers=headers) as response:
+                lines = (await response.text()).split("\n") if response.status == 200 else []
+            name = lines[0].split()[0] if lines else str(response.status)
+            if lines and (len(lines) != LINES + 1 or LAST not in lines[-2]):
+                name = f"BrokenStream: {len(lines)} lines"
+        except Exception as error:
+            name = f"{type(error).__name__}: {error}"
+        self._count_answer(name)
 
 
 async def ask_all(url: str, count: int, seconds: float) -> list[int]:

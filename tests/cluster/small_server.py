@@ -1,7 +1,7 @@
 """A small server for tests of what is around servers: starts in a second, tells its load, and fails as it is told.
 
 Run in pods of the operator's image by `python -c`; environment: VERSION, LABEL, FAIL_EVERY (every n-th request is a
-500), DELAY (seconds).
+500), DELAY (seconds). STREAM is answered in lines, one every tenth of a second; DIE ends the process at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from time import monotonic
 from typing import Any
 
 from aiohttp import web
+
+STREAM, DIE = "/stream", "/die"
+LINES = 20
+LAST = "last"
 
 
 class Server:
@@ -35,6 +39,24 @@ class Server:
         body: dict[str, Any] = {"model_version": os.environ.get("VERSION"), "label": os.environ.get("LABEL")}
         return web.json_response(body, status=500 if failed else 200)
 
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """LINES lines: the version and a number; the last one says so."""
+        await request.read()
+        response = web.StreamResponse()
+        self._change(1)
+        try:
+            await response.prepare(request)
+            for number in range(LINES):
+                told = LAST if number == LINES - 1 else str(number)
+                await response.write(f"{os.environ.get('VERSION')} {told}\n".encode())
+                await asyncio.sleep(0.1)
+        finally:
+            self._change(-1)
+        return response
+
+    async def die(self, _: web.Request) -> web.Response:
+        os._exit(137)
+
     async def load(self, _: web.Request) -> web.Response:
         self._change(0)
         told = {"inFlight": self._in_flight, "inFlightSeconds": self._area, "requests": self._count, "tokens": 0}
@@ -55,6 +77,8 @@ def main() -> None:
     app = web.Application(client_max_size=1 << 26)
     app.router.add_get("/v2/health/load", server.load)
     app.router.add_get("/healthz", server.healthy)
+    app.router.add_post(STREAM, server.stream)
+    app.router.add_post(DIE, server.die)
     app.router.add_route("*", "/{path:.*}", server.answer)
     web.run_app(app, port=8080, access_log=None, print=None, shutdown_timeout=30)
 
