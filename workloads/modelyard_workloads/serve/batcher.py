@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
-from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Saturated
+from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Saturated, without_text
 from modelyard_workloads.serve.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -304,10 +304,5 @@ class Batcher:
 def _as_answer(error: Exception) -> Exception:
     if isinstance(error, InvalidInput):
         return error
-    # Only the type and the place: an exception's text may quote the client's values.
-    log.error("inference failed: %s", type(error).__name__, exc_info=_without_text(error))
+    log.error("inference failed: %s", type(error).__name__, exc_info=without_text(error))
     return InferenceFailed("the model failed on this request")
-
-
-def _without_text(error: Exception) -> Exception:
-    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)

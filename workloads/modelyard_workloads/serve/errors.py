@@ -63,6 +63,11 @@ class LoadFailure(Exception):
         self.reason = reason
 
 
+def without_text(error: Exception) -> Exception:
+    """The type and the place of an error, for a log: its text may quote a client's values."""
+    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
+
+
 def shown(value: object) -> str:
     """A client's own value, quoted, escaped and cut, for a message; quick however large the value is."""
     quoted = _BRIEF.repr(value)

@@ -89,7 +89,8 @@ def test_a_request_that_could_never_wait_is_told_what_to_send(path: str, body: d
         refused = post(server, body, path)
         assert refused.status == 400
         assert "asks for 3 answers (prompts times n), at most 2 may wait" in refused.json()["error"]["message"]
-        assert post(server, {**body, "prompt": "a", "n": 2}, path).status == 200
+        bearable = {**body, "prompt": "a", "n": 2, "temperature": 0}  # at 1 chance says POISON, now and then
+        assert post(server, bearable, path).status == 200
 
 
 def test_the_times_of_a_request_are_told_in_vllms_words() -> None:
@@ -139,7 +140,8 @@ def test_a_poisoned_request_is_a_server_error_without_its_text(caplog: pytest.Lo
         refused = post(server, {**LONG, "prompt": [1, language.POISON]})
         assert refused.status == 500
         assert "poison" not in refused.body.decode()
-        assert "poison" not in caplog.text
+        assert "poison in tensor" not in caplog.text, "the place is told, and not what was there"
+        assert "language.py" in caplog.text
         assert post(server, {**LONG, "max_tokens": 3, "prompt": [1, 2]}).status == 200
 
 

@@ -15,7 +15,7 @@ import torch
 
 from modelyard_workloads.artifact import read_artifact
 from modelyard_workloads.serve.config import parse_config
-from modelyard_workloads.serve.errors import InvalidInput
+from modelyard_workloads.serve.errors import InvalidInput, without_text
 from modelyard_workloads.serve.explain.explainers import Explainer, build_explainer
 from modelyard_workloads.serve.explain.explanation import Explanation
 from modelyard_workloads.serve.explain.frames import read_request, write_explanations, write_refusal
@@ -47,9 +47,7 @@ def run(config_text: str) -> None:
         except InvalidInput as error:
             write_refusal(answers, str(error), invalid=True)
         except Exception as error:
-            # The text may quote a client's values: only its type and place are logged, and nothing is sent.
-            nameless = RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
-            log.error("an explanation failed", exc_info=nameless)
+            log.error("an explanation failed", exc_info=without_text(error))
             write_refusal(answers, "the model failed on this request", invalid=False)
         else:
             write_explanations(answers, found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modelyard_workloads.models.decoder import Decoder
-from modelyard_workloads.serve.errors import LoadFailure
+from modelyard_workloads.serve.errors import LoadFailure, without_text
 from modelyard_workloads.serve.generation import sampler
 from modelyard_workloads.serve.generation.blocks import BlockPool
 from modelyard_workloads.serve.generation.cache import KeyValueCache, PagedAttention, bytes_per_token
@@ -153,7 +153,7 @@ class Engine:
             try:
                 pieces += self._decoded(decoding, ended)
             except Exception as error:
-                log.error("a decoding step of %d sequences failed: %s", len(decoding), type(error).__name__)
+                log.error("a decoding step of %d sequences failed", len(decoding), exc_info=without_text(error))
                 works = decoding + works
         for group in self._computed(works, ended, pieces):
             pieces += self._advance(*group, ended)
@@ -186,8 +186,7 @@ class Engine:
         try:
             hidden = self._hidden(works)
         except Exception as error:
-            # Only the type and the place: an exception's text may quote the client's values.
-            log.error("a step of %d sequences failed: %s", len(works), type(error).__name__)
+            log.error("a step of %d sequences failed", len(works), exc_info=without_text(error))
             if len(works) > 1:
                 for work in works:
                     yield from self._computed([work], ended, pieces)

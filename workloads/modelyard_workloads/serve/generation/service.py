@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from modelyard_workloads.serve.batcher import BatchObserver, InferenceThread
-from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Saturated
+from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Saturated, without_text
 from modelyard_workloads.serve.generation.metrics import GenerationMetrics
 from modelyard_workloads.serve.generation.sequences import Piece, Sampling, Sequence
 
@@ -198,8 +198,7 @@ class GenerationService:
         try:
             pieces = self._engine.step()
         except Exception as error:
-            # Only the type: an exception's text may quote the client's values.
-            log.error("a step failed: %s; all of its sequences are given up", type(error).__name__)
+            log.error("a step failed; all of its sequences are given up", exc_info=without_text(error))
             pieces = self._engine.give_up()
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
             self._loop.call_soon_threadsafe(self._deliver, pieces, self._engine.stepped, monotonic() - began)

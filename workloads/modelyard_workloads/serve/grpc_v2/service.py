@@ -134,8 +134,7 @@ class GrpcServer:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                # The text may quote a client's values: only its type and place are logged, and nothing is sent.
-                log.error("unexpected %s", type(error).__name__, exc_info=_without_text(error))
+                log.error("unexpected %s", type(error).__name__, exc_info=errors.without_text(error))
                 code = grpc.StatusCode.INTERNAL
                 await _abort(context, code, "internal error")
             finally:
@@ -289,7 +288,3 @@ def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
 def _serialize(message: Any) -> bytes:
     data: bytes = message.SerializeToString()
     return data
-
-
-def _without_text(error: Exception) -> Exception:
-    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
