@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from modelyard_operator.load import Load, RouterLoad
 from modelyard_operator.objects import LABEL_COMPONENT, LABEL_REVISION
 from modelyard_operator.plan import Object
 from modelyard_operator.router.config import parse_config as parse_router_config
+from modelyard_operator.service.autoscalers import pod_pattern
 from modelyard_operator.service.runtime import Installation, LoadMetrics, RuntimeProfile
 from modelyard_operator.service.source import claim_patches
 from modelyard_operator.service.sync import sync
@@ -205,6 +207,35 @@ def test_keda_asks_prometheus(metric: str) -> None:
     assert trigger["metadata"]["serverAddress"] == "http://prometheus:9090"
     assert trigger["metadata"]["threshold"] == "3"
     assert 'namespace="ns"' in trigger["metadata"]["query"]
+
+
+@pytest.mark.parametrize(
+    ("service", "pod", "ours"),
+    [
+        ("demo", "demo-50920ede8e-6c9f7d9b5-x2k4p", True),
+        ("demo", "demo-large-50920ede8e-6c9f7d9b5-x2k4p", False),
+        ("demo", "demo-router-6c9f7d9b5-x2k4p", False),
+        ("de", "demo-50920ede8e-6c9f7d9b5-x2k4p", False),
+        ("a" * 40, f"{'a' * 40}-50920ede8e-6c9f7d" + "x2k4p", True),
+        ("a" * 46, f"{'a' * 46}-50920ede8e-" + "x2k4p", True),
+        ("a" * 52, f"{'a' * 52}-50920" + "x2k4p", True),
+    ],
+)
+def test_prometheus_is_asked_for_the_servers_of_this_service_only(service: str, pod: str, ours: bool) -> None:
+    """The long ones are named as the API server cuts what it generates: to 58 characters and five at random."""
+    assert (re.fullmatch(pod_pattern(service), pod) is not None) == ours
+    assert len(pod) <= 63
+
+
+def test_keda_without_a_prometheus_is_refused_unless_it_measures_cpu() -> None:
+    without = replace(INSTALLATION, prometheus_url="")
+    scaling = {"maxReplicas": 5, "metric": "rps", "backend": "KEDA"}
+    refused = world(scaling=scaling, installation=without).condition("Accepted")
+    assert refused["status"] == "False"
+    assert "spec.scaling.backend" in refused["message"] and "set prometheusUrl of the chart" in refused["message"]
+    made = world(scaling={**scaling, "metric": "cpu", "target": 0.4}, installation=without)
+    (trigger,) = made.objects["ScaledObject", "demo"]["spec"]["triggers"]
+    assert trigger["metadata"]["value"] == "1"
 
 
 def claim(*owners: str) -> Object:

@@ -8,10 +8,16 @@ from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.scaling_spec import Scaling
 
 _QUERIES = {
-    "concurrency": 'sum({gauge}{{namespace="{namespace}",pod=~"{name}-.*"}})',
-    "rps": 'sum(rate({counter}{{namespace="{namespace}",pod=~"{name}-.*"}}[1m]))',
-    "tokens": 'sum(rate(vllm:generation_tokens_total{{namespace="{namespace}",pod=~"{name}-.*"}}[1m]))',
+    "concurrency": "sum(modelyard_requests_in_flight{{{pods}}})",
+    "rps": "sum(rate(modelyard_requests_total{{{pods}}}[1m]))",
+    "tokens": "sum(rate(vllm:generation_tokens_total{{{pods}}}[1m]))",
 }
+_REVISION_LENGTH = 10
+_POD_BASE_LENGTH = 58
+"""What is left of a pod's name before its five random characters, as the API server cuts it.
+
+https://github.com/kubernetes/apiserver/blob/master/pkg/storage/names/generate.go
+"""
 
 
 def make_autoscaler(service: Object, scaling: Scaling, installation: Installation) -> Object | None:
@@ -29,7 +35,7 @@ def _target(service: Object) -> Object:
 
 def _horizontal(service: Object, scaling: Scaling) -> Object:
     """https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/horizontal-pod-autoscaler-v2/"""
-    utilization = {"type": "Utilization", "averageUtilization": round(scaling.target)}
+    utilization = {"type": "Utilization", "averageUtilization": _percent(scaling)}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -51,15 +57,11 @@ def _scaled_object(service: Object, scaling: Scaling, installation: Installation
         trigger: Object = {
             "type": "cpu",
             "metricType": "Utilization",
-            "metadata": {"value": str(round(scaling.target))},
+            "metadata": {"value": str(_percent(scaling))},
         }
     else:
-        query = _QUERIES[scaling.metric].format(
-            gauge="modelyard_requests_in_flight",
-            counter="modelyard_requests_total",
-            namespace=meta["namespace"],
-            name=meta["name"],
-        )
+        pods = f'namespace="{meta["namespace"]}",pod=~"{pod_pattern(meta["name"])}"'
+        query = _QUERIES[scaling.metric].format(pods=pods)
         told = {"serverAddress": installation.prometheus_url, "query": query, "threshold": f"{scaling.target:g}"}
         trigger = {"type": "prometheus", "metricType": "AverageValue", "metadata": told}
     return {
@@ -74,6 +76,19 @@ def _scaled_object(service: Object, scaling: Scaling, installation: Installation
             "triggers": [trigger],
         },
     }
+
+
+def _percent(scaling: Scaling) -> int:
+    """Whole percent, and never 0, which both refuse."""
+    return max(1, round(scaling.target))
+
+
+def pod_pattern(service: str) -> str:
+    """A regular expression for the names of this service's servers and of no other pods: not those of `SERVICE-large`,
+    nor its routers. Prometheus matches whole values. A pod is SERVICE-REVISION-TEMPLATE-RANDOM, cut where the service's
+    name is long."""
+    digits = min(_REVISION_LENGTH, _POD_BASE_LENGTH - len(service) - 1)
+    return f"{service}-[0-9a-f]{{{digits}}}-?[a-z0-9]*-?[a-z0-9]{{5}}"
 
 
 def _metadata(service: Object) -> Object:

@@ -84,6 +84,17 @@ class Installation:
             metrics=LoadMetrics(path=LOAD_PATH),
         )
 
+    def check(self, spec: ModelServiceSpec) -> None:
+        """Raises InvalidSpec where this installation has not what a service needs, with what to do."""
+        self.profile(spec)
+        scaling = spec.scaling
+        if scaling is not None and scaling.backend == "KEDA" and scaling.metric != "cpu" and not self.prometheus_url:
+            message = (
+                f"KEDA reads {scaling.metric} from a Prometheus, and the operator knows none; set prometheusUrl of the "
+                "chart, or write Internal"
+            )
+            raise InvalidSpec([Issue("spec.scaling.backend", message)])
+
     def profile(self, spec: ModelServiceSpec) -> RuntimeProfile:
         """The profile of a service. Raises InvalidSpec with what there is instead."""
         if spec.runtime == BUILTIN:

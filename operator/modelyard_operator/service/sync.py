@@ -36,7 +36,7 @@ def sync(service: Object, children: Children, now: datetime, installation: Insta
     before = service.get("status") or {}
     try:
         spec = parse(service)
-        installation.profile(spec)
+        installation.check(spec)
     except InvalidSpec as invalid:
         return refuse(service, invalid, now, KEPT_CONDITIONS)
     revisions = _by_revision(service, children)
