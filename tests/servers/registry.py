@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gzip
 import hashlib
 import io
 import json
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow
 
 USER, PASSWORD = "robot", "of-the-team"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -36,11 +37,11 @@ class Registry:
             layers.append({**layer, "annotations": {"org.opencontainers.image.title": title}})
         return self._manifest(name, "application/vnd.oci.empty.v1+json", layers)
 
-    def push_image(self, name: str, *layers: bytes) -> str:
-        """Layers of tar, the lowest one first, behind an index as for several platforms."""
+    def push_image(self, name: str, *layers: bytes, compression: str = "gzip") -> str:
+        """Layers of tar, the lowest first, compressed by gzip or zstd, behind an index as for several platforms."""
         described = [
-            {"mediaType": f"{TAR}+gzip", "digest": self._blob(packed), "size": len(packed)}
-            for packed in (gzip.compress(layer) for layer in layers)
+            {"mediaType": f"{TAR}+{compression}", "digest": self._blob(packed), "size": len(packed)}
+            for packed in (pyarrow.compress(layer, compression, asbytes=True) for layer in layers)
         ]
         digest = self._manifest(f"{name}-of-one-platform", IMAGE, described)
         name_only, _, tag = name.partition(":")
@@ -63,14 +64,18 @@ class Registry:
         return digest
 
 
-def tar(files: Mapping[str, bytes]) -> bytes:
-    """An archive with these files."""
+def tar(files: Mapping[str, bytes], links: Sequence[tuple[str, str, bytes]] = ()) -> bytes:
+    """An archive with these files, and links: name, aim, and tarfile's SYMTYPE or LNKTYPE."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+        for name, aim, kind in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, aim
+            archive.addfile(member)
     return packed.getvalue()
 
 

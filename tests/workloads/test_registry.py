@@ -6,9 +6,11 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tarfile import LNKTYPE, SYMTYPE
 
 import pytest
 from modelyard_workloads.artifact import ArtifactError
+from modelyard_workloads.data.registry import Place
 from modelyard_workloads.data.sources import MODEL, Patience, open_source
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.fetch import FetchConfig, Progress, fetch
@@ -46,6 +48,44 @@ def test_of_an_image_the_models_folder_counts_and_upper_layers_hide_lower_ones(h
     here.push_image("models/car:latest", tar(lower), tar(upper))
     found = load(f"oci://{here.host}/models/car", tmp_path / "m")
     assert found == {"config.json": b"{}", "w.safetensors": b"w"}
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_links_become_the_files_they_name(here: Registry, tmp_path: Path, compression: str) -> None:
+    links = [
+        ("models/snapshot/config.json", "../blobs/1", SYMTYPE),
+        ("models/through", "snapshot/config.json", SYMTYPE),
+        ("models/absolute", "/models/blobs/1", SYMTYPE),
+        ("models/hard", "models/blobs/1", LNKTYPE),
+        ("models/nowhere", "blobs/2", SYMTYPE),
+        ("models/passwd", "../../../../../../etc/passwd", SYMTYPE),
+        ("models/outside", "/etc/hostname", SYMTYPE),
+    ]
+    here.push_image("models/car:latest", tar({"models/blobs/1": b"{}"}, links), compression=compression)
+    found = load(f"oci://{here.host}/models/car", tmp_path / "m")
+    names = ["absolute", "blobs/1", "hard", "snapshot/config.json", "through"]
+    assert found == dict.fromkeys(names, b"{}"), "no file of this machine"
+
+
+def test_a_folder_that_an_upper_layer_makes_anew_has_nothing_of_the_lower_ones(here: Registry, tmp_path: Path) -> None:
+    lower = {"models/a/old.txt": b"o", "models/a/b/older.txt": b"o", "models/ab.txt": b"k"}
+    upper = {"models/a/.wh..wh..opq": b"", "models/a/new.txt": b"n"}
+    here.push_image("models/car:latest", tar(lower), tar(upper))
+    assert load(f"oci://{here.host}/models/car", tmp_path / "m") == {"a/new.txt": b"n", "ab.txt": b"k"}
+
+
+@pytest.mark.parametrize(
+    ("root", "url", "name"),
+    [
+        ("docker.io/busybox:1", "https://registry-1.docker.io", "library/busybox"),
+        ("index.docker.io/team/model", "https://registry-1.docker.io", "team/model"),
+        ("ghcr.io/team/model@sha256:" + "0" * 64, "https://ghcr.io", "team/model"),
+    ],
+)
+def test_docker_hub_is_asked_where_it_answers(root: str, url: str, name: str) -> None:
+    place = Place(root, plain=False)
+    assert (place.url, place.name) == (url, name)
+    assert place.is_meant_by("https://index.docker.io/v1/") == ("docker.io" in root), "as `docker login` keeps it"
 
 
 def test_a_secret_for_pulling_images_will_do(here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

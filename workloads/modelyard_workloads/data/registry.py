@@ -6,7 +6,6 @@ is below /models counts, where there is such a folder. Every blob is checked aga
 
 Sources: https://github.com/opencontainers/distribution-spec/blob/main/spec.md (pulling),
 https://distribution.github.io/distribution/spec/auth/token/ (tokens),
-https://github.com/opencontainers/image-spec/blob/main/layer.md (layers, whiteouts),
 https://github.com/modelpack/model-spec (annotations of files).
 
 Credentials: OCI_USERNAME and OCI_PASSWORD, or the content of a Secret of type kubernetes.io/dockerconfigjson.
@@ -22,15 +21,14 @@ import json
 import logging
 import platform
 import re
-import shutil
-import tarfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import requests
 from urllib3.exceptions import HTTPError
 
+from modelyard_workloads.data import layers
 from modelyard_workloads.data.cache import cache_directory, make_once
 
 log = logging.getLogger(__name__)
@@ -41,6 +39,8 @@ _TITLES = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _IMAGE_CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+_DOCKER_HUB, _DOCKER_HUB_ASKED = ("docker.io", "index.docker.io"), "registry-1.docker.io"
+"""What people write, and what answers."""
 _MODELS = "models/"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _LARGEST_MANIFEST = 4 << 20  # the specification's own limit
@@ -68,15 +68,19 @@ class Registry:
         """Every file of an artifact, by its path. Raises FileNotFoundError, PermissionError, ValueError and what
         requests raises.
         """
-        place = _Place(root, plain=self._keys.get("OCI_PLAIN_HTTP", "").lower() == "true")
+        place = Place(root, plain=self._keys.get("OCI_PLAIN_HTTP", "").lower() == "true")
         manifest = self._manifest(place, place.reference)
         found: dict[str, dict[str, Any]] = {}
         for layer in manifest.get("layers") or ():
             title = next((t for name in _TITLES if (t := (layer.get("annotations") or {}).get(name))), "")
-            if "tar" in re.split(r"[.+]", str(layer["mediaType"])):
+            if layers.is_archive(str(layer["mediaType"])):
                 self._unpacked(place, layer, found)
             elif title:
-                found[_inside(title)] = {"size": int(layer["size"]), "ETag": layer["digest"], "blob": (place, layer)}
+                found[layers.inside(title)] = {
+                    "size": int(layer["size"]),
+                    "ETag": layer["digest"],
+                    "blob": (place, layer),
+                }
             else:
                 log.warning("%s: a layer without a file's name is left out", root)
         if (manifest.get("config") or {}).get("mediaType") in _IMAGE_CONFIGS:
@@ -93,7 +97,7 @@ class Registry:
         place, layer = entry["blob"]
         return io.BufferedReader(_Verified(self._get(place, f"blobs/{layer['digest']}"), layer["digest"]), _PIECE)
 
-    def _manifest(self, place: _Place, reference: str) -> dict[str, Any]:
+    def _manifest(self, place: Place, reference: str) -> dict[str, Any]:
         reply = self._get(place, f"manifests/{reference}", ", ".join((*_MANIFESTS, *_INDEXES)))
         content = reply.raw.read(_LARGEST_MANIFEST + 1, decode_content=True)
         if len(content) > _LARGEST_MANIFEST:
@@ -109,38 +113,23 @@ class Registry:
             raise ValueError(f"it has nothing for the architecture {machine}")
         return self._manifest(place, str(ours[0]["digest"]))
 
-    def _unpacked(self, place: _Place, layer: Mapping[str, Any], found: dict[str, dict[str, Any]]) -> None:
+    def _unpacked(self, place: Place, layer: Mapping[str, Any], found: dict[str, dict[str, Any]]) -> None:
         """The files of an archive, over those of the layers below it."""
         digest = str(layer["digest"])
 
         def unpack(folder: Path) -> None:
             with self._get(place, f"blobs/{digest}") as reply:
                 stream = _Verified(reply, digest)
-                with tarfile.open(fileobj=io.BufferedReader(stream, _PIECE), mode="r|*") as archive:
-                    for member in archive:
-                        if member.isfile():
-                            target = folder / _inside(member.name)
-                            target.parent.mkdir(parents=True, exist_ok=True)
-                            content = archive.extractfile(member)
-                            assert content is not None
-                            with target.open("wb") as file:
-                                shutil.copyfileobj(content, file, _PIECE)
+                layers.unpack(io.BufferedReader(stream, _PIECE), str(layer["mediaType"]), folder)
                 while stream.read(_PIECE):
                     pass  # to the end, where the digest is checked
 
         folder = make_once(cache_directory("layers") / digest.replace(":", "-"), unpack, directory=True)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        for name in files:
-            parent, _, last = name.rpartition("/")
-            if last.startswith(".wh."):
-                hidden = f"{parent}/{last.removeprefix('.wh.')}".lstrip("/")
-                for below in [n for n in found if n == hidden or n.startswith(f"{hidden}/")]:
-                    del found[below]
-        for name, path in files.items():
-            if not path.name.startswith(".wh."):
-                found[name] = {"size": path.stat().st_size, "ETag": f"{digest} {name}", "local": path}
+        for name in layers.put_over(found, files):
+            found[name] = {"size": files[name].stat().st_size, "ETag": f"{digest} {name}", "local": files[name]}
 
-    def _get(self, place: _Place, path: str, accept: str = "*/*") -> requests.Response:
+    def _get(self, place: Place, path: str, accept: str = "*/*") -> requests.Response:
         url = f"{place.url}/v2/{place.name}/{path}"
         for authorised in (False, True):
             headers = {"Accept": accept, "Accept-Encoding": "identity"}
@@ -159,10 +148,10 @@ class Registry:
         reply.raise_for_status()
         return reply
 
-    def _authorisation(self, place: _Place, challenge: str) -> str:
+    def _authorisation(self, place: Place, challenge: str) -> str:
         """The value of the header that the registry asks for."""
         scheme, _, rest = challenge.partition(" ")
-        login = self._login(place.host)
+        login = self._login(place)
         basic = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
         if scheme.lower() != "bearer":
             return basic
@@ -179,20 +168,20 @@ class Registry:
         token = reply.json()
         return f"Bearer {token.get('token') or token['access_token']}"
 
-    def _login(self, host: str) -> str:
+    def _login(self, place: Place) -> str:
         """`user:password`, empty where there is none."""
         if user := self._keys.get("OCI_USERNAME"):
             return f"{user}:{self._keys.get('OCI_PASSWORD', '')}"
         auths = json.loads(self._keys.get(DOCKER_CONFIG) or "{}").get("auths") or {}
         for name, entry in auths.items():
-            if name.removeprefix("https://").split("/")[0] == host:
+            if place.is_meant_by(name):
                 if encoded := entry.get("auth"):
                     return base64.b64decode(encoded).decode()
                 return f"{entry.get('username', '')}:{entry.get('password', '')}"
         return ""
 
 
-class _Place:
+class Place:
     """An address in its parts."""
 
     def __init__(self, root: str, *, plain: bool) -> None:
@@ -202,7 +191,15 @@ class _Place:
         self.host, self.name, tag, digest = found.groups()
         self.reference = digest or tag or "latest"
         self.plain = plain
-        self.url = f"{'http' if plain else 'https'}://{self.host}"
+        if self.host in _DOCKER_HUB and "/" not in self.name:
+            self.name = f"library/{self.name}"
+        asked = _DOCKER_HUB_ASKED if self.host in _DOCKER_HUB else self.host
+        self.url = f"{'http' if plain else 'https'}://{asked}"
+
+    def is_meant_by(self, registry: str) -> bool:
+        """Whether credentials that are kept under this name are for it."""
+        host = registry.removeprefix("https://").split("/")[0]
+        return host == self.host or {host, self.host} <= set(_DOCKER_HUB)
 
 
 class _Verified(io.RawIOBase):
@@ -233,11 +230,3 @@ class _Verified(io.RawIOBase):
         """Let go of the connection."""
         self._reply.close()
         super().close()
-
-
-def _inside(name: str) -> str:
-    """A file's name below the artifact. Raises ValueError for one that leads out of it."""
-    path = PurePosixPath(name.removeprefix("./"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
-        raise ValueError(f"a file in it has the name {name[:100]!r}, which leads out of the model's directory")
-    return path.as_posix()

@@ -1,0 +1,98 @@
+"""The layers of a container image as files: archives, links, and what an upper layer hides of the lower ones.
+
+Source: https://github.com/opencontainers/image-spec/blob/main/layer.md
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import shutil
+import tarfile
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+log = logging.getLogger(__name__)
+
+_HIDES = ".wh."
+_HIDES_ALL = ".wh..wh..opq"
+_PIECE = 1 << 20
+
+
+def is_archive(media_type: str) -> bool:
+    """Whether a layer of this type is a tar archive."""
+    return "tar" in media_type.replace("+", ".").split(".")
+
+
+def unpack(stream: IO[bytes], media_type: str, folder: Path) -> None:
+    """The files of an archive, plain or compressed by gzip or zstd, below `folder`.
+
+    Links become files: they are resolved inside of the archive, wherever they claim to lead. Raises ValueError for
+    names that lead out of it.
+    """
+    if media_type.endswith(("+zstd", ".zstd")):
+        import pyarrow
+
+        stream = cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, "r"), "zstd"))
+    links: list[tuple[str, str]] = []
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            if member.isfile():
+                target = folder / inside(member.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                content = archive.extractfile(member)
+                assert content is not None
+                with target.open("wb") as file:
+                    shutil.copyfileobj(content, file, _PIECE)
+            elif member.islnk():
+                links.append((inside(member.name), posixpath.join("/", member.linkname)))
+            elif member.issym():
+                name = inside(member.name)
+                links.append((name, posixpath.join("/", posixpath.dirname(name), member.linkname)))
+    _follow(links, folder)
+
+
+def _follow(links: list[tuple[str, str]], folder: Path) -> None:
+    """Give each link the file that it names, also through other links; one that names none is left out and told."""
+    waiting = dict(links)
+    while waiting:
+        ready = [(name, _below(folder, aim)) for name, aim in waiting.items() if _below(folder, aim).is_file()]
+        for name, file in ready:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            os.link(file, path)
+            del waiting[name]
+        if not ready:
+            break
+    for name, aim in waiting.items():
+        log.warning("the link %s is left out: its layer has no file %s", name, posixpath.normpath(aim).lstrip("/"))
+
+
+def _below(folder: Path, aim: str) -> Path:
+    """An absolute path of the archive; `..` at its root stays there, as on any file system."""
+    return folder / posixpath.normpath(aim).lstrip("/")
+
+
+def put_over(lower: MutableMapping[str, Any], files: Iterable[str]) -> list[str]:
+    """Take from `lower` what the layer with these files hides; returns its own files."""
+    own = []
+    for name in files:
+        parent, _, last = name.rpartition("/")
+        if not last.startswith(_HIDES):
+            own.append(name)
+            continue
+        hidden = parent if last == _HIDES_ALL else posixpath.join(parent, last.removeprefix(_HIDES))
+        for below in [n for n in lower if not hidden or n == hidden or n.startswith(f"{hidden}/")]:
+            del lower[below]
+    return own
+
+
+def inside(name: str) -> str:
+    """A file's name below the artifact. Raises ValueError for one that leads out of it."""
+    path = PurePosixPath(name.removeprefix("./"))
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
+        raise ValueError(f"a file in it has the name {name[:100]!r}, which leads out of the model's directory")
+    return path.as_posix()
