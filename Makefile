@@ -69,8 +69,9 @@ faults-training: venv cluster images ## break trainings in every way, many times
 	  $(PYTEST) $(CLUSTER_TESTS)/faults/every_round.py
 
 .PHONY: faults-serving
-faults-serving: venv cluster images ## disturb services in every way while clients ask; what was lost (ROUNDS=20)
-	eval "$$($(LOCALCLUSTER) env)" && ROUNDS=$(or $(ROUNDS),20) $(PYTEST) $(CLUSTER_TESTS)/every_disturbance.py
+faults-serving: venv cluster images ## disturb services in every way while clients ask; what was lost (ROUNDS=20, DISTURBANCES=)
+	eval "$$($(LOCALCLUSTER) env)" && ROUNDS=$(or $(ROUNDS),20) DISTURBANCES="$(DISTURBANCES)" \
+	  $(PYTEST) $(CLUSTER_TESTS)/every_disturbance.py
 
 .PHONY: samples
 samples: venv cluster images ## train and serve everything under manifests/samples (STEPS=20 cuts the trainings short)

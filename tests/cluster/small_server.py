@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 STREAM, DIE = "/stream", "/die"
 LINES = 20
 LAST = "last"
+Answer = TypeVar("Answer", bound=web.StreamResponse)
 
 
 class Server:
@@ -26,6 +28,20 @@ class Server:
         self._delay = float(os.environ.get("DELAY") or 0.01)
         self._count = self._in_flight = 0
         self._area, self._changed = 0.0, monotonic()
+        self._draining = False
+
+    async def drain(self) -> None:
+        """As the bundled server does: on an idle connection that is closed, a request may just be coming."""
+        self._draining, began, count = True, monotonic(), -1
+        while count != self._count and monotonic() - began < 10:
+            count = self._count
+            await asyncio.sleep(1)
+
+    def _last(self, response: Answer) -> Answer:
+        """While it drains, every answer is the last on its connection, and says so."""
+        if self._draining:
+            response.force_close()
+        return response
 
     async def answer(self, request: web.Request) -> web.Response:
         await request.read()
@@ -37,12 +53,13 @@ class Server:
         finally:
             self._change(-1)
         body: dict[str, Any] = {"model_version": os.environ.get("VERSION"), "label": os.environ.get("LABEL")}
-        return web.json_response(body, status=500 if failed else 200)
+        return self._last(web.json_response(body, status=500 if failed else 200))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """LINES lines: the version and a number; the last one says so."""
         await request.read()
-        response = web.StreamResponse()
+        self._count += 1
+        response = self._last(web.StreamResponse())
         self._change(1)
         try:
             await response.prepare(request)
@@ -72,16 +89,23 @@ class Server:
         self._in_flight += by
 
 
-def main() -> None:
-    server = Server()
+async def serve() -> None:
+    """Until SIGTERM, and then until nothing has come for a second: clients are told to make other connections."""
+    server, ended = Server(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_get("/v2/health/load", server.load)
     app.router.add_get("/healthz", server.healthy)
     app.router.add_post(STREAM, server.stream)
     app.router.add_post(DIE, server.die)
     app.router.add_route("*", "/{path:.*}", server.answer)
-    web.run_app(app, port=8080, access_log=None, print=None, shutdown_timeout=30)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=30)
+    await runner.setup()
+    await web.TCPSite(runner, port=8080).start()
+    await ended.wait()
+    await server.drain()
+    await runner.cleanup()
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(serve())
