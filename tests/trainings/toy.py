@@ -29,6 +29,9 @@ from modelyard_workloads.randomness import make_deterministic
 from modelyard_workloads.tasks.base import Objective
 from torch import Tensor, nn
 
+UNASKED = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy")
+"""What takes long to import, and only some trainings need."""
+
 
 class ToyStream:
     """Points and the class they belong to, with noise; the position can be saved."""
@@ -196,7 +199,7 @@ def resume(scenario: Scenario) -> None:
 def batch(scenario: Scenario) -> None:
     """The final weights of a model without batch normalisation, to compare: `… batch DIR PARTS`."""
     scenario.run("plain", plain=True, batch=8, parts=int(sys.argv[3]))
-    scenario.say(compiler=scenario.loaded("torch._dynamo"))
+    scenario.say(unasked=[name for name in UNASKED if scenario.loaded(name)])
 
 
 def elastic(scenario: Scenario) -> None:

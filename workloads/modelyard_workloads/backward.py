@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from modelyard_workloads.exits import ConfigError, Issue
@@ -36,6 +35,15 @@ class Regional(Protocol):
 
     def regions(self) -> Iterable[nn.Module]:
         """The modules to compile; what is outside of them runs as it is written."""
+        ...
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A model that is shared out among the ranks (FSDP2's FSDPModule, whose own module takes a second to import)."""
+
+    def set_requires_gradient_sync(self, requires_gradient_sync: bool) -> None:
+        """Whether the next backward pass exchanges gradients."""
         ...
 
 
@@ -126,7 +134,7 @@ def compile_model(model: nn.Module, mode: Literal["auto", "on", "off"], device: 
 
 def _exchange(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
     """Without the exchange, gradients are only added up on this rank."""
-    if isinstance(model, FSDPModule):
+    if isinstance(model, Sharded):
         model.set_requires_gradient_sync(wanted)
         return nullcontext()
     if wanted or not isinstance(model, DistributedDataParallel):

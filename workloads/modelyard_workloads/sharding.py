@@ -3,25 +3,37 @@
 Checkpoints hold the slices that each rank writes (see parts.py), or, where not all ranks see the volume, whole tensors,
 gathered one after the other. What is read is whole either way: so it can be resumed on another number of ranks, with or
 without sharding. Source: Zhao et al. 2023 (arXiv 2304.11277); `torch.distributed.fsdp.fully_shard`.
+
+What torch has for this takes a second to import, at every start of every rank: only who shards does.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from modelyard_workloads.exits import DataError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_slice(value: Any) -> TypeGuard[DTensor]:
+    """Whether a tensor is this rank's part of a shared one. Nothing is before its module was imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
     """Share out the model among all ranks; the blocks are gathered one at a time when they compute."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
@@ -46,7 +58,7 @@ def gathered(tree: Any, *, keep: bool) -> Any:
     """A state with whole tensors for shared ones, on the CPU; a collective call. Ranks that do not `keep` it get None
     for them.
     """
-    if isinstance(tree, DTensor):
+    if is_slice(tree):
         whole: Tensor = tree.full_tensor().detach()
         return whole.to("cpu", copy=True) if keep else None
     if isinstance(tree, dict):
@@ -72,8 +84,10 @@ def share_out_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any])
 
 
 def _as(value: Any, like: Any) -> Any:
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+    if not is_slice(like) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     here = value.to(like.device, like.dtype)
     # Every rank has the whole tensor and keeps its part: nothing is sent.
     return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)

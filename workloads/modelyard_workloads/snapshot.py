@@ -24,9 +24,9 @@ from typing import Any, BinaryIO
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from modelyard_workloads.heartbeat import moved
+from modelyard_workloads.sharding import is_slice
 
 STATE_FILE = "state.json"
 _REFERENCE = "$tensor"
@@ -124,7 +124,7 @@ class Camera:
             found: dict[str, Tensor] = {}
             tree[section] = _detach(value, "", found)
             if found:
-                sliced = any(isinstance(tensor, DTensor) for tensor in found.values())
+                sliced = any(is_slice(tensor) for tensor in found.values())
                 tensors[f"{section}{part}" if sliced else section] = {
                     path: tensor if section in shared else self._copy((section, path), _here(tensor))
                     for path, tensor in found.items()
@@ -175,7 +175,7 @@ def _detach(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         if value.dtype not in _DTYPES:
             raise TypeError(f"{path}: a tensor of {value.dtype} cannot be saved in a checkpoint")
         tensors[path] = value.detach()  # tied weights become two tensors
-        return {_REFERENCE: path, _SLICED: True} if isinstance(value, DTensor) else {_REFERENCE: path}
+        return {_REFERENCE: path, _SLICED: True} if is_slice(value) else {_REFERENCE: path}
     if isinstance(value, dict):
         body = {str(k): _detach(v, f"{path}/{k}" if path else str(k), tensors) for k, v in value.items()}
         return {_INTEGER_KEYS: body} if value and all(isinstance(k, int) for k in value) else body
@@ -188,7 +188,7 @@ def _detach(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 def _here(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_slice(tensor) else tensor
 
 
 def _attach(value: Any, parts: list[dict[str, Tensor]]) -> Any:
