@@ -33,9 +33,9 @@ class Server:
     async def drain(self) -> None:
         """As the bundled server does: on an idle connection that is closed, a request may just be coming."""
         self._draining, began, count = True, monotonic(), -1
-        while count != self._count and monotonic() - began < 10:
+        while count != self._count and monotonic() - began < 15:
             count = self._count
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
 
     def _last(self, response: Answer) -> Answer:
         """While it drains, every answer is the last on its connection, and says so."""
@@ -90,7 +90,7 @@ class Server:
 
 
 async def serve() -> None:
-    """Until SIGTERM, and then until nothing has come for a second: clients are told to make other connections."""
+    """Until SIGTERM, and then until nothing has come for a while: clients are told to make other connections."""
     server, ended = Server(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     app = web.Application(client_max_size=1 << 26)

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from modelyard_operator.router import __main__ as main
 from modelyard_operator.router.config import Backend, InvalidConfig, parse_config
 from modelyard_operator.router.table import Shares
 from routing import answering, backend, free_port, router, server, until
@@ -225,6 +226,21 @@ async def test_a_drain_answers_everything_and_tells_clients_to_go() -> None:
         assert (response.status, response.headers["connection"]) == (200, "close")
         async with client.session.get(f"http://127.0.0.1:{client.router.admin_port}/readyz") as ready:
             assert ready.status == 503
+
+
+async def test_a_drain_waits_for_clients_that_are_connected_and_ask_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(main, "IDLE_SECONDS", 60.0)
+    async with server(answering("a")) as port, router(backend("a", port), drainSeconds=60) as client:
+        await client.post()
+        assert client.router.proxy.connections == 1
+        drain = asyncio.create_task(client.router.drain())
+        await asyncio.sleep(0.5)
+        assert not drain.done(), "on the connection that is open a request may be coming"
+        async with client.session.post(client.url, data=b"{}") as response:
+            assert (response.status, response.headers["connection"]) == (200, "close")
+        async with asyncio.timeout(30):
+            await drain
 
 
 async def test_the_admin_port_tells_status_and_metrics() -> None:

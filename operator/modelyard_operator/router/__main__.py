@@ -23,7 +23,9 @@ from modelyard_operator.router.wire import MAX_HEAD
 
 EX_USAGE = 64
 QUIET_SECONDS = 1.0
-"""Without a request after the signal: then nobody knows this router any more."""
+"""Without a request after the signal, and no connection is open: then nobody knows this router any more."""
+IDLE_SECONDS = 5.0
+"""The same while some are open: on one that is closed a request may just be coming."""
 _BACKLOG = 2048
 
 log = logging.getLogger("modelyard_operator.router")
@@ -57,21 +59,22 @@ class Router:
         self.admin_port = runner.addresses[0][1]
         log.info("listening on port %d, admin on port %d, table %s", self.port, self.admin_port, self._config.table)
         await stop.wait()
-        await self._drain()
+        await self.drain()
         server.close()
         if self.passthrough is not None:
             grpc.close()
         self.proxy.upstream.close()
         await runner.cleanup()
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
         """Answer everything that still comes, telling clients to connect anew, until it is quiet."""
         self.proxy.draining = True
         due = monotonic() + self._config.drain_seconds
         began = monotonic()
         while monotonic() < due:
             status = self.counts.status()
-            if not self.counts.in_flight and min(status["idleSeconds"], monotonic() - began) >= QUIET_SECONDS:
+            enough = IDLE_SECONDS if self.proxy.connections else QUIET_SECONDS
+            if not self.counts.in_flight and min(status["idleSeconds"], monotonic() - began) >= enough:
                 return
             await asyncio.sleep(0.1)
         if self.counts.in_flight:

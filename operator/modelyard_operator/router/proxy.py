@@ -84,9 +84,11 @@ class Proxy:
         self.upstream = Upstream(config, counts)
         self._mirror = Mirror(config, counts, self.upstream) if config.mirror is not None else None
         self.draining = False
+        self.connections = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """All requests of one connection."""
+        self.connections += 1
         try:
             while await self._one(reader, writer):
                 pass
@@ -95,6 +97,7 @@ class Proxy:
         except (*_BROKEN, TimeoutError, ClientGone):
             writer.transport.abort()
         finally:
+            self.connections -= 1
             writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -28,7 +28,8 @@ from modelyard_workloads.serve.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
-QUIET_SECONDS = 1.0  # without a request: then nobody knows this server any more
+QUIET_SECONDS = 1.0  # without a request, and no connection is open: then nobody knows this server any more
+IDLE_SECONDS = 5.0  # the same while some are open: on one that is closed a request may just be coming
 KEEP_ALIVE_SECONDS = 65  # longer than the usual 60 of load balancers, so that they close first
 _CLOSE_SECONDS = 3  # for the last replies, after the drain's time
 _MAX_HEAD_BYTES = 65_536
@@ -213,7 +214,8 @@ class Server(uvicorn.Server):
             log.warning("the drain's time is over with %d requests in flight", traffic.in_flight)
             return True
         quiet = now - max(traffic.last_request, self._draining_since)
-        if traffic.in_flight == 0 and quiet >= QUIET_SECONDS:
+        enough = IDLE_SECONDS if self.server_state.connections else QUIET_SECONDS
+        if traffic.in_flight == 0 and quiet >= enough:
             log.info("drained %.1f s after the signal", now - self._draining_since)
             return True
         return False
