@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from tarfile import LNKTYPE, SYMTYPE
@@ -30,8 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
         yield made
 
 
-def load(uri: str, path: Path) -> dict[str, bytes]:
-    fetch(FetchConfig(uri=uri, path=path), Progress(), QUICK)
+def load(uri: str, path: Path, progress: Progress | None = None) -> dict[str, bytes]:
+    fetch(FetchConfig(uri=uri, path=path), progress or Progress(), QUICK)
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
@@ -65,6 +66,45 @@ def test_links_become_the_files_they_name(here: Registry, tmp_path: Path, compre
     found = load(f"oci://{here.host}/models/car", tmp_path / "m")
     names = ["absolute", "blobs/1", "hard", "snapshot/config.json", "through"]
     assert found == dict.fromkeys(names, b"{}"), "no file of this machine"
+
+
+class Watched(Progress):
+    """Keeps what `GET /progress` would have told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[int, int | None]] = []
+
+    def are_there(self, done: int, total: int | None) -> None:
+        super().are_there(done, total)
+        self.told.append((done, total))
+
+
+def test_layers_count_while_they_come_and_lie_on_the_disk_once(here: Registry, tmp_path: Path) -> None:
+    noise = random.Random(7).randbytes(3 << 20)
+    here.push_image(
+        "models/car:latest", tar({"models/a.safetensors": noise}), tar({"models/b.txt": b"b", "etc/x": b""})
+    )
+    progress = Watched()
+    assert load(f"oci://{here.host}/models/car", tmp_path / "m", progress) == {"a.safetensors": noise, "b.txt": b"b"}
+    layers = sum(len(blob) for blob in here.blobs.values() if blob != b"{}")
+    coming = [done for done, total in progress.told if total == layers]
+    assert coming == sorted(coming) and coming[-1] == layers
+    assert sum(0 < done < layers for done in coming) >= 2, "told while they come"
+    assert progress.told[-1] == (len(noise) + 1, len(noise) + 1)
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a.safetensors", "b.txt"}, "nothing unpacked is left, here or in the cache"
+
+
+def test_layers_that_came_before_an_end_are_not_loaded_again(here: Registry, tmp_path: Path) -> None:
+    lower, upper = tar({"models/a": b"a"}), tar({"models/b": b"b"})
+    here.push_image("models/car:latest", lower, upper)
+    second = next(reversed([digest for digest, blob in here.blobs.items() if blob != b"{}"]))
+    blob = here.blobs.pop(second)
+    with pytest.raises(DataError):
+        load(f"oci://{here.host}/models/car", tmp_path / "m")
+    here.blobs = {second: blob}
+    assert load(f"oci://{here.host}/models/car", tmp_path / "m") == {"a": b"a", "b": b"b"}
 
 
 def test_a_folder_that_an_upper_layer_makes_anew_has_nothing_of_the_lower_ones(here: Registry, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ Configured by MODELYARD_FETCH: {"uri", "digest", "path", "port"}; credentials ar
 verified; else (a model for another server program) every file but those that would have to be unpickled.
 
 What is there already and right, from a container that was ended before, is not loaded again. A file has its own name
-only when it is complete. While it runs, `GET /progress` tells {"doneBytes", "totalBytes"}.
+only when it is complete. While it runs, `GET /progress` tells {"doneBytes", "totalBytes"}: of the archives while those
+of an image come, then of the model's files. Archives are unpacked below the directory itself, and a file of one gets
+its name by a link, so that nothing is on the disk twice.
 
 Exit codes: 0, 64 for a bad configuration, 65 when the model cannot be had; the termination message says why.
 """
@@ -16,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,6 +38,7 @@ from modelyard_workloads.artifact import (
     FileEntry,
     parse_manifest,
 )
+from modelyard_workloads.data.layers import Unpacking
 from modelyard_workloads.data.sources import MODEL, Patience, SourceFile, open_source
 from modelyard_workloads.durable import sha256_file
 from modelyard_workloads.exits import DataError
@@ -44,6 +48,7 @@ EX_USAGE, EX_DATAERR = 64, 65
 UNPICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".h5", ".msgpack")
 PATIENCE = Patience()
 _PIECE = 1 << 20
+_UNPACKED = ".unpacked"
 _TELL_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -70,7 +75,11 @@ class Progress:
 
     def add(self, count: int) -> None:
         """More bytes are there; now and then a line in the log."""
-        self.done += count
+        self.are_there(self.done + count, self.total)
+
+    def are_there(self, done: int, total: int | None) -> None:
+        """So many bytes are there, of so many; now and then a line in the log."""
+        self.done, self.total = done, total
         if monotonic() - self._told >= _TELL_SECONDS:
             self._told = monotonic()
             share = f" ({self.done / self.total:.0%})" if self.total else ""
@@ -79,12 +88,14 @@ class Progress:
 
 def fetch(config: FetchConfig, progress: Progress, patience: Patience = PATIENCE) -> None:
     """Load the model. Raises DataError, ArtifactError and OSError."""
-    files = _listing(config, patience)
+    files = _listing(config, progress, patience)
+    progress.done, progress.total = 0, None  # what came so far were archives
     manifest = files.pop(MANIFEST_NAME, None)
     if manifest is None:
         if config.digest:
             raise ArtifactMissing(f"{config.uri} has no {MANIFEST_NAME}: there is nothing that the digest is of")
         _copy_all(config, files, progress)
+        _tidy(config)
         return
     with manifest.open() as stream:
         content = stream.read()
@@ -96,14 +107,21 @@ def fetch(config: FetchConfig, progress: Progress, patience: Patience = PATIENCE
     for entry in entries:
         _load_listed(config, entry, files, progress, patience)
     _place(config.path / MANIFEST_NAME, content)
+    _tidy(config)
 
 
-def _listing(config: FetchConfig, patience: Patience) -> dict[str, SourceFile]:
+def _tidy(config: FetchConfig) -> None:
+    """Let go of what was unpacked and is not the model's."""
+    shutil.rmtree(config.path / _UNPACKED, ignore_errors=True)
+
+
+def _listing(config: FetchConfig, progress: Progress, patience: Patience) -> dict[str, SourceFile]:
     """The files by name. Over https there is no list: the manifest has to be there."""
     if config.uri.startswith("https://"):
         source = open_source(f"{config.uri.rstrip('/')}/{MANIFEST_NAME}", MODEL, patience)
         return {MANIFEST_NAME: source.files[0]}
-    return {file.relative: file for file in open_source(config.uri, MODEL, patience).files}
+    unpacking = Unpacking(config.path / _UNPACKED, progress.are_there)
+    return {file.relative: file for file in open_source(config.uri, MODEL, patience, unpacking).files}
 
 
 def _load_listed(
@@ -150,6 +168,12 @@ def _download(file: SourceFile, target: Path, progress: Progress, limit: int | N
     """(size, SHA-256) of what came; more than the limit is not taken."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
+    if file.unpacked is not None:
+        partial.unlink(missing_ok=True)
+        os.link(file.unpacked, partial)
+        partial.rename(target)
+        progress.add(size := target.stat().st_size)
+        return size, sha256_file(target)
     hashed, size = hashlib.sha256(), 0
     with file.open() as stream, partial.open("wb") as out:
         while piece := stream.read(_PIECE):

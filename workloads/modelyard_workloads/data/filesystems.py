@@ -26,6 +26,8 @@ from urllib.parse import urlparse
 import fsspec
 from fsspec.implementations.arrow import ArrowFSWrapper
 
+from modelyard_workloads.data.layers import Unpacking
+
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 # With one of these the AWS SDK finds an identity that the cluster gave to this pod. Without, it would ask the node's
 # metadata service, whose identity is not the pod's.
@@ -40,13 +42,17 @@ def credentials(prefix: str, environment: Mapping[str, str] = os.environ) -> Cre
     return {name.removeprefix(prefix): value for name, value in environment.items() if name.startswith(prefix)}
 
 
-def open_filesystem(scheme: str, keys: Credentials) -> Any:
-    """The fsspec file system of `file`, `s3`, `gs`, `https`, `hf` or `oci`. Raises ValueError for credentials that
-    cannot be used, and whatever the library raises.
+def open_filesystem(scheme: str, keys: Credentials, unpacking: Unpacking | None = None) -> Any:
+    """The fsspec file system of `file`, `s3`, `gs`, `https`, `hf` or `oci`; `unpacking` is for the last. Raises
+    ValueError for credentials that cannot be used, and whatever the library raises.
     """
     if scheme == "file":
         return fsspec.filesystem("file", skip_instance_cache=True)
-    return {"s3": _s3, "gs": _google, "https": _https, "hf": _hugging_face, "oci": _registry}[scheme](keys)
+    if scheme == "oci":
+        from modelyard_workloads.data.registry import Registry
+
+        return Registry(keys, unpacking)
+    return {"s3": _s3, "gs": _google, "https": _https, "hf": _hugging_face}[scheme](keys)
 
 
 class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]
@@ -113,12 +119,6 @@ def _https(_keys: Credentials) -> Any:
         client_kwargs={"timeout": timeout},
         ssl=ssl.create_default_context(),  # honours SSL_CERT_FILE, for authorities of one's own
     )
-
-
-def _registry(keys: Credentials) -> Any:
-    from modelyard_workloads.data.registry import Registry
-
-    return Registry(keys)
 
 
 def _hugging_face(keys: Credentials) -> Any:

@@ -10,7 +10,8 @@ import os
 import posixpath
 import shutil
 import tarfile
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -19,6 +20,21 @@ log = logging.getLogger(__name__)
 _HIDES = ".wh."
 _HIDES_ALL = ".wh..wh..opq"
 _PIECE = 1 << 20
+
+
+def unheard(*_: int) -> None:
+    """For bytes that nobody counts."""
+
+
+@dataclass(frozen=True)
+class Unpacking:
+    """Where layers that are archives are unpacked, and who is told of their bytes as they come.
+
+    `arrived(done, total)`: so many bytes are there, compressed as they come, of those of all archives.
+    """
+
+    folder: Path
+    arrived: Callable[[int, int], None] = unheard
 
 
 def is_archive(media_type: str) -> bool:

@@ -21,7 +21,8 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,8 +55,9 @@ class RegistryError(Exception):
 class Registry:
     """The file system of `oci`: the three methods that are asked of it. `root` is an address without its scheme."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
+    def __init__(self, keys: Mapping[str, str], unpacking: layers.Unpacking | None = None) -> None:
         self._keys = keys
+        self._unpacking = unpacking or layers.Unpacking(cache_directory("layers"))
         self._session = requests.Session()
         self._bearers: dict[str, str] = {}
         self._entries: dict[str, dict[str, Any]] = {}
@@ -71,10 +73,12 @@ class Registry:
         place = Place(root, plain=self._keys.get("OCI_PLAIN_HTTP", "").lower() == "true")
         manifest = self._manifest(place, place.reference)
         found: dict[str, dict[str, Any]] = {}
-        for layer in manifest.get("layers") or ():
+        described = manifest.get("layers") or ()
+        count = _Count(sum(int(layer["size"]) for layer in described if layers.is_archive(str(layer["mediaType"]))))
+        for layer in described:
             title = next((t for name in _TITLES if (t := (layer.get("annotations") or {}).get(name))), "")
             if layers.is_archive(str(layer["mediaType"])):
-                self._unpacked(place, layer, found)
+                self._unpacked(place, layer, found, count)
             elif title:
                 found[layers.inside(title)] = {
                     "size": int(layer["size"]),
@@ -113,18 +117,27 @@ class Registry:
             raise ValueError(f"it has nothing for the architecture {machine}")
         return self._manifest(place, str(ours[0]["digest"]))
 
-    def _unpacked(self, place: Place, layer: Mapping[str, Any], found: dict[str, dict[str, Any]]) -> None:
+    def _unpacked(
+        self, place: Place, layer: Mapping[str, Any], found: dict[str, dict[str, Any]], count: _Count
+    ) -> None:
         """The files of an archive, over those of the layers below it."""
         digest = str(layer["digest"])
 
+        def arrived(size: int) -> None:
+            count.done += size
+            self._unpacking.arrived(count.done, count.total)
+
         def unpack(folder: Path) -> None:
             with self._get(place, f"blobs/{digest}") as reply:
-                stream = _Verified(reply, digest)
+                stream = _Verified(reply, digest, arrived)
                 layers.unpack(io.BufferedReader(stream, _PIECE), str(layer["mediaType"]), folder)
                 while stream.read(_PIECE):
                     pass  # to the end, where the digest is checked
 
-        folder = make_once(cache_directory("layers") / digest.replace(":", "-"), unpack, directory=True)
+        target = self._unpacking.folder / digest.replace(":", "-")
+        if target.exists():
+            arrived(int(layer["size"]))
+        folder = make_once(target, unpack, directory=True)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         for name in layers.put_over(found, files):
             found[name] = {"size": files[name].stat().st_size, "ETag": f"{digest} {name}", "local": files[name]}
@@ -181,6 +194,14 @@ class Registry:
         return ""
 
 
+@dataclass
+class _Count:
+    """Bytes of archives, compressed as they come."""
+
+    total: int
+    done: int = 0
+
+
 class Place:
     """An address in its parts."""
 
@@ -205,9 +226,10 @@ class Place:
 class _Verified(io.RawIOBase):
     """A reply's body, read once from the beginning; its end is only reached if its digest is right."""
 
-    def __init__(self, reply: requests.Response, digest: str) -> None:
+    def __init__(self, reply: requests.Response, digest: str, arrived: Callable[[int], None] = layers.unheard) -> None:
         self._reply = reply
         self._digest = digest
+        self._arrived = arrived
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -223,6 +245,7 @@ class _Verified(io.RawIOBase):
         if not data and self._digest != f"sha256:{self._hash.hexdigest()}":
             raise RegistryError(f"the registry sent other bytes than those of {self._digest}")
         self._hash.update(data)
+        self._arrived(len(data))
         buffer[: len(data)] = data
         return len(data)
 

@@ -29,6 +29,7 @@ from modelyard_workloads.data.cache import cache_directory, make_once
 from modelyard_workloads.data.examples import write_example
 from modelyard_workloads.data.failures import GIVE_UP, blamed, is_denied
 from modelyard_workloads.data.filesystems import READ_SECONDS, Credentials, credentials, open_filesystem
+from modelyard_workloads.data.layers import Unpacking
 from modelyard_workloads.exits import DataError
 
 DATASET, MODEL = "MODELYARD_DATASET_", "MODELYARD_MODEL_"
@@ -56,6 +57,7 @@ class SourceFile:
     subject: str  # the field that is to blame: dataset, model
     path: str = field(repr=False)
     filesystem: Any = field(repr=False, compare=False)
+    unpacked: Path | None = None  # where it is already, when it came in an archive
     patience: Patience = field(default=Patience(), repr=False)
 
     @property
@@ -128,8 +130,11 @@ class Source:
         return make_once(target, link, directory=True)
 
 
-def open_source(uri: str, prefix: str = DATASET, patience: Patience = Patience()) -> Source:
-    """List the files of an address. `prefix` says whose credentials to use: DATASET or MODEL.
+def open_source(
+    uri: str, prefix: str = DATASET, patience: Patience = Patience(), unpacking: Unpacking | None = None
+) -> Source:
+    """List the files of an address. `prefix` says whose credentials to use: DATASET or MODEL. What is in archives of
+    `oci://` is unpacked as `unpacking` says, without it into the cache.
 
     Raises DataError that names the field: an unknown scheme, nothing there, no access, nobody answers.
     """
@@ -145,7 +150,7 @@ def open_source(uri: str, prefix: str = DATASET, patience: Patience = Patience()
         scheme = "file"
     keys = credentials(prefix)
     with blamed(subject, uri):
-        filesystem = open_filesystem(scheme, keys)
+        filesystem = open_filesystem(scheme, keys, unpacking)
         root, revision = _persist(lambda: _root(scheme, uri, subject, keys), patience)
 
     def listing() -> list[dict[str, Any]]:
@@ -167,6 +172,7 @@ def open_source(uri: str, prefix: str = DATASET, patience: Patience = Patience()
             subject=subject,
             path=entry["name"],
             filesystem=filesystem,
+            unpacked=entry.get("local"),
             patience=patience,
         )
         for entry in entries
