@@ -100,6 +100,42 @@ def test_tensors_keep_the_text_of_what_is_json() -> None:
     assert json.loads(text) == row["entities"]
 
 
+def test_the_best_classes_are_named_for_whoever_asks(tmp_path: Path) -> None:
+    runtime = ImageClassification(image_artifact(tmp_path))
+    with running(runtime) as server:
+        pixels = np.random.default_rng(6).random((2, *runtime.inputs[0].shape[1:])).astype(np.float32).tolist()
+        plain = predict(server, *pixels)
+        asked = {"instances": pixels, "parameters": {"top_k": 2}}
+        rows = server.infer(asked, path=f"/v1/models/{MODEL}:predict").json()["predictions"]
+        every = server.infer({**asked, "parameters": {"top_k": 999}}, path=f"/v1/models/{MODEL}:predict").json()
+    for row, before in zip(rows, plain, strict=True):
+        first, second = row.pop("classes")
+        assert row == before, "nothing else changes"
+        assert (first["label"], first["score"]) == (row["label"], max(row["probabilities"]))
+        assert second["score"] == sorted(row["probabilities"])[-2]
+    assert {entry["label"] for entry in every["predictions"][0]["classes"]} == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters", "message"),
+    [
+        (classes, {"top_k": 0}, "parameters.top_k must be a number of classes, 1 to 2, got 0"),
+        (classes, {"top_k": "3"}, "parameters.top_k must be a number of classes, 1 to 2"),
+        (classes, {"topk": 3}, "is unknown; there is top_k"),
+        (classes, [3], "parameters must be an object"),
+        (masks, {"top_k": 3}, "the model's answers are no classes with names; leave it out"),
+        (tags, {"top_k": 3}, "the model's answers are no classes with names; leave it out"),
+    ],
+)
+def test_best_classes_that_cannot_be_named_are_refused(
+    make: Callable[[], Runtime], parameters: Any, message: str
+) -> None:
+    with running(make()) as server:
+        asked = {"instances": ["the film"], "parameters": parameters}
+        reply = server.infer(asked, path=f"/v1/models/{MODEL}:predict")
+    assert reply.status == 400 and message in reply.error
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_the_file_of_a_picture_is_classified_in_both_protocols(tmp_path: Path, form: str) -> None:
     out = io.BytesIO()

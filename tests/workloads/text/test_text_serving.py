@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import openai
 import pytest
 from modelyard_workloads.artifact import read_artifact
+from modelyard_workloads.data.wordpiece import read_tokenizer
 from modelyard_workloads.serve.config import ValidationSection
 from modelyard_workloads.serve.golden import check_golden
 from modelyard_workloads.serve.runtimes import Runtime, build_runtime
@@ -77,6 +79,35 @@ def test_openais_client_gets_the_embeddings(server: Running, pretrained: Runtime
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         with pytest.raises(openai.BadRequestError, match="does not generate text"):
             client.completions.create(model=MODEL, prompt="x")
+
+
+def test_embeddings_of_tokens_are_those_of_their_text_and_tokens_are_counted(
+    server: Running, trained: tuple[Path, dict[str, Any]]
+) -> None:
+    tokenizer = read_tokenizer(trained[0])
+    texts = ["The statement isn't (quite) done", "another one"]
+    bare, whole = ([tokenizer.encode(t, add_special_tokens=special).ids for t in texts] for special in (False, True))
+    unknown = tokenizer.get_vocab_size(with_added_tokens=True)
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0) as client:
+
+        def embedded(given: Any) -> Any:
+            return client.embeddings.create(model=MODEL, input=given)
+
+        by_text = embedded(texts)
+        for tokens in (bare, whole):
+            by_tokens = embedded(tokens)
+            assert by_tokens.usage == by_text.usage
+            assert [e.embedding for e in by_tokens.data] == [e.embedding for e in by_text.data]
+        assert embedded(bare[1]).data[0].embedding == embedded(texts[1]).data[0].embedding
+        assert by_text.usage.prompt_tokens == by_text.usage.total_tokens == sum(map(len, whole))
+        refused = {
+            f"input 1: {unknown} is no token of this model; they are 0 to {unknown - 1}": [bare[0], [unknown]],
+            "input 0: this model's tokenizer makes these tokens of no text": [tokenizer.token_to_id("##a")],
+            "input: write a text, a list of texts": [],
+        }
+        for message, given in refused.items():
+            with pytest.raises(openai.BadRequestError, match=re.escape(message)):
+                embedded(given)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import numpy as np
 from starlette.responses import Response
 
 from modelyard_workloads.serve.dataplane import DataPlane, InferRequest
+from modelyard_workloads.serve.errors import InvalidInput
 from modelyard_workloads.serve.http import JsonReply
 from modelyard_workloads.serve.openai_replies import usage
 from modelyard_workloads.serve.openai_schema import BadRequest, EmbeddingRequest
+from modelyard_workloads.serve.runtimes import ReadsTokens, Runtime
 from modelyard_workloads.serve.tensors import Array, Tensor
 
 OUTPUT = "embedding"
@@ -26,9 +29,7 @@ async def embeddings(plane: DataPlane, asked: EmbeddingRequest, deadline: float)
             f"model '{asked.model}' gives no embeddings: its task is {runtime.task}, which has no output '{OUTPUT}'",
             "model",
         )
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    if not texts:
-        raise BadRequest("input: write a text or a list of texts", "input")
+    texts = [_text(runtime, given, number) for number, given in enumerate(asked.inputs)]
     column = np.empty((len(texts), *(1 for _ in specs[0].shape[1:])), dtype=object)
     column.reshape(-1)[:] = [text.encode() for text in texts]
     query = InferRequest(
@@ -43,8 +44,23 @@ async def embeddings(plane: DataPlane, asked: EmbeddingRequest, deadline: float)
         {"object": "embedding", "index": index, "embedding": _encoded(vector, asked.encoding_format)}
         for index, vector in enumerate(answer)
     ]
-    # The data plane knows no tokens: nothing is claimed about them.
-    return JsonReply({"object": "list", "data": data, "model": plane.name, "usage": usage(0, 0)})
+    tokens = 0
+    if isinstance(runtime, ReadsTokens):
+        tokens = await asyncio.to_thread(runtime.count_tokens, texts)
+    # A list of embeddings tells of no completion.
+    counts = {name: count for name, count in usage(tokens, 0).items() if name != "completion_tokens"}
+    return JsonReply({"object": "list", "data": data, "model": plane.name, "usage": counts})
+
+
+def _text(runtime: Runtime, given: str | list[int], number: int) -> str:
+    if isinstance(given, str):
+        return given
+    if not isinstance(runtime, ReadsTokens):
+        raise BadRequest("input: this model reads no tokens; send texts", "input")
+    try:
+        return runtime.text_of(given)
+    except InvalidInput as error:
+        raise BadRequest(f"input {number}: {error}", "input") from None
 
 
 def _encoded(vector: Array, encoding: str) -> Array | str:

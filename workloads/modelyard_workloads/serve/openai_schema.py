@@ -170,12 +170,7 @@ class CompletionRequest(SamplingFields):
     @property
     def prompts(self) -> list[str | list[int]]:
         """One or more, each a text or tokens. Raises BadRequest for none."""
-        prompt: Any = self.prompt
-        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-            return [prompt]
-        if not prompt:
-            raise BadRequest("prompt: write a text, a list of texts, a list of tokens or a list of those", "prompt")
-        return list(prompt)
+        return _one_or_more("prompt", self.prompt)
 
 
 class Part(BaseModel):
@@ -224,8 +219,13 @@ class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str
-    input: str | list[str]
+    input: str | list[str] | list[Token] | list[list[Token]]
     encoding_format: Literal["float", "base64"] = "float"
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """One or more, each a text or tokens. Raises BadRequest for none."""
+        return _one_or_more("input", self.input)
 
 
 def parse(kind: type[R], document: Any) -> R:
@@ -250,6 +250,14 @@ def _issue(place: tuple[int | str, ...], message: str, kind: str) -> str:
     if kind == "extra_forbidden":
         return f"unrecognized request argument: {shown(name)}"
     return f"{name}: {message}" if name else message
+
+
+def _one_or_more(name: str, value: Any) -> list[str | list[int]]:
+    if isinstance(value, str) or (value and isinstance(value[0], int)):
+        return [value]
+    if not value:
+        raise BadRequest(f"{name}: write a text, a list of texts, a list of tokens or a list of those", name)
+    return list(value)
 
 
 def _or(value: float | None, default: float) -> float:

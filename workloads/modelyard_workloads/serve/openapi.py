@@ -175,7 +175,10 @@ def _schemas(inputs: list[TensorSpec]) -> dict[str, Any]:
         "Rows": {
             "type": "object",
             "required": ["instances"],
-            "properties": {"instances": {"type": "array", "minItems": 1}},
+            "properties": {
+                "instances": {"type": "array", "minItems": 1},
+                "parameters": {"type": "object", "properties": {"top_k": {"type": "integer", "minimum": 1}}},
+            },
         },
         "Prompt": {
             "type": "object",

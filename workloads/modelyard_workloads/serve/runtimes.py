@@ -64,6 +64,17 @@ class AnswersDocuments(Protocol):
         """The names of those outputs. Protocols of plain JSON give what the text says, tensors the text."""
 
 
+@runtime_checkable
+class ReadsTokens(Protocol):
+    """A runtime that reads texts by a tokenizer."""
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """What the model reads of these texts, special tokens too."""
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens are read from. Raises InvalidInput where there is none."""
+
+
 class Explains(Protocol):
     """Whatever computes explanations, away from the inference thread."""
 

@@ -37,6 +37,17 @@ class TextRuntime:
         except RefusedText as error:
             raise InvalidInput(str(error)) from None
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """What the model reads of these texts, special tokens too."""
+        return self._model.reader.count(texts)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens are read from. Raises InvalidInput where there is none."""
+        try:
+            return self._model.reader.text_of(tokens)
+        except RefusedText as error:
+            raise InvalidInput(str(error)) from None
+
     def predict(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """One batch; texts of about the same length are computed together."""
         return self._model(arrays)

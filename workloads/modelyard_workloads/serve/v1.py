@@ -2,14 +2,15 @@
 
 `{"instances": [row, …]}` -> `{"predictions": [row, …]}`. A row is an object by input name, or the bare value where the
 model has one input; bytes are `{"b64": "…"}`; a prediction is an object by output name, or the bare value where there
-is one output; what is JSON already is no text within JSON. Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+is one output; what is JSON already is no text within JSON. `"parameters": {"top_k": K}` beside the rows adds the K
+best classes by name. Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic, time
 from typing import Any
 
@@ -26,8 +27,10 @@ from modelyard_workloads.serve.errors import InvalidInput, shown
 from modelyard_workloads.serve.explain.explanation import as_rows
 from modelyard_workloads.serve.http import Bodies, JsonReply, compressed, unless_gone
 from modelyard_workloads.serve.openai_replies import model_card
-from modelyard_workloads.serve.runtimes import AnswersDocuments
+from modelyard_workloads.serve.runtimes import AnswersDocuments, Runtime
 from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec
+
+PROBABILITIES = "probabilities"
 
 
 class V1Adapter:
@@ -69,12 +72,17 @@ class V1Adapter:
         model = self._plane.model(name)  # before the body is read
         with self._bodies.open() as intake:
             body = await intake.read(request.headers, request.receive, lambda: None, self._seconds)
-            inputs = decode(body, model.runtime.inputs)
+            document = load_document(body)
+            count = best_asked(document, model.runtime)
+            inputs = decode(document, model.runtime.inputs)
             query = InferRequest(model=name, version="", inputs=inputs, outputs=None, deadline=deadline)
             answer = await unless_gone(request.receive, self._plane.infer(query))
         runtime = model.runtime
         documents = runtime.documents if isinstance(runtime, AnswersDocuments) else frozenset()
-        reply = JsonReply({"predictions": encode(answer.outputs, documents)})
+        rows = encode(answer.outputs, documents)
+        if count:
+            add_best(rows, runtime.labels, count)
+        reply = JsonReply({"predictions": rows})
         return compressed(reply, request.headers.get("accept-encoding"))
 
     async def explain(self, request: Request) -> Response:
@@ -85,16 +93,48 @@ class V1Adapter:
         specs = self._plane.model(name).runtime.inputs
         with self._bodies.open() as intake:
             body = await intake.read(request.headers, request.receive, lambda: None, self._seconds)
-            query = InferRequest(model=name, version="", inputs=decode(body, specs), outputs=None, deadline=deadline)
+            query = InferRequest(
+                model=name, version="", inputs=decode(load_document(body), specs), outputs=None, deadline=deadline
+            )
             rows = as_rows(await unless_gone(request.receive, self._plane.explain(query)))
         return compressed(JsonReply({"explanations": rows}), request.headers.get("accept-encoding"))
 
 
-def decode(body: bytes, specs: Sequence[TensorSpec]) -> list[Tensor]:
-    """The tensors of a request's rows. Raises InvalidInput."""
+def load_document(body: bytes) -> dict[str, Any]:
+    """A request. Raises InvalidInput."""
     document = v2_codec.load_json(body)
     if not isinstance(document, dict):
         raise InvalidInput('the body must be an object like {"instances": [row, …]}')
+    return document
+
+
+def best_asked(document: Mapping[str, Any], runtime: Runtime) -> int:
+    """How many classes `parameters.top_k` asks for, 0 where nothing is said. Raises InvalidInput."""
+    parameters = document.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InvalidInput(f'parameters must be an object like {{"top_k": 3}}, got {shown(parameters)}')
+    if unknown := [name for name in parameters if name != "top_k"]:
+        raise InvalidInput(f"parameters: {shown(unknown[0])} is unknown; there is top_k")
+    if "top_k" not in parameters:
+        return 0
+    count, known = parameters["top_k"], len(runtime.labels)
+    if not known or not any(spec.name == PROBABILITIES and len(spec.shape) == 2 for spec in runtime.outputs):
+        raise InvalidInput("parameters.top_k: the model's answers are no classes with names; leave it out")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InvalidInput(f"parameters.top_k must be a number of classes, 1 to {known}, got {shown(count)}")
+    return min(count, known)
+
+
+def add_best(rows: Sequence[dict[str, Any]], labels: Sequence[str], count: int) -> None:
+    """Give each answer `classes`: the names and probabilities of so many, the best first."""
+    for row in rows:
+        chances = row[PROBABILITIES]
+        order = np.argsort(-chances, kind="stable")[:count]
+        row["classes"] = [{"label": labels[index], "score": chances[index]} for index in order]
+
+
+def decode(document: Mapping[str, Any], specs: Sequence[TensorSpec]) -> list[Tensor]:
+    """The tensors of a request's rows. Raises InvalidInput."""
     rows = document.get("instances")
     if not isinstance(rows, list) or not rows:
         found = "is missing" if rows is None else f"must be a list of at least one row, got {shown(rows)}"

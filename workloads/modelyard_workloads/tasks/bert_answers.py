@@ -33,7 +33,7 @@ class TextClassifier:
         self, network: BertClassifier, tokenizer: Tokenizer, labels: Sequence[str], length: int, *, pairs: bool
     ) -> None:
         self._network = network
-        self._reader = TextReader(tokenizer, length)
+        self.reader = TextReader(tokenizer, length)
         self.labels = labels
         self._names = as_bytes(labels)
         names = ["text", "second_text"] if pairs else ["text"]
@@ -49,13 +49,13 @@ class TextClassifier:
     def check(self, arrays: Arrays) -> None:
         """Raises RefusedText."""
         for spec in self.inputs:
-            self._reader.check_all(spec.name, arrays[spec.name])
+            self.reader.check_all(spec.name, arrays[spec.name])
 
     @torch.inference_mode()
     def __call__(self, arrays: Arrays) -> dict[str, Array]:
         """`label` is the most probable class, `score` its probability."""
         texts = [texts_of(arrays[spec.name]) for spec in self.inputs]
-        encodings = self._reader.encode(*texts)
+        encodings = self.reader.encode(*texts)
         logits = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
         for group in by_length(encodings):
             logits[group] = self._network(pack_encodings([encodings[i] for i in group])).float().numpy()

@@ -19,7 +19,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
 from modelyard_workloads.artifact import Golden, TensorSpec, TensorValue
-from modelyard_workloads.data.wordpiece import MASK, UNKNOWN, read_tokenizer, special_id
+from modelyard_workloads.data.wordpiece import FIRST, MASK, SEPARATOR, UNKNOWN, read_tokenizer, special_id
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.models.bert import BertConfig, BertPretraining, PackedRows, pack_rows
 from modelyard_workloads.models.bert_huggingface import BertCheckpoint, Head, read_checkpoint
@@ -46,6 +46,7 @@ class ServedText(Protocol):
     optional: frozenset[str]  # inputs that may be left out: empty texts then
     golden: frozenset[str]  # outputs that a server must reproduce; numbers, which no near tie turns over
     labels: Sequence[str]
+    reader: TextReader
 
     def check(self, arrays: Arrays) -> None:
         """Raises RefusedText."""
@@ -79,6 +80,26 @@ class TextReader:
         """With special tokens; an empty second text is none. Unless `cut`, rows may be longer than the context."""
         pairs = [(a, b) if b else a for a, b in zip(texts, seconds or [""] * len(texts), strict=True)]
         return (self._cut if cut else self._whole).encode_batch(pairs)
+
+    def count(self, texts: Sequence[str]) -> int:
+        """Tokens of all texts, special ones too, as many as are read."""
+        return sum(len(encoding.ids) for encoding in self.encode(texts))
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens are read from, with or without the special ones around them. Raises RefusedText
+        where there is none, so that nothing else is read than what was meant.
+        """
+        size = self._whole.get_vocab_size(with_added_tokens=True)
+        if wrong := [token for token in tokens if not 0 <= token < size]:
+            raise RefusedText(f"{wrong[0]} is no token of this model; they are 0 to {size - 1}")
+        text = self._whole.decode(list(tokens), skip_special_tokens=False)
+        bare = self._whole.encode(text, add_special_tokens=False).ids
+        if bare != list(tokens):
+            raise RefusedText("this model's tokenizer makes these tokens of no text; send the text itself")
+        first, last = special_id(self._whole, FIRST), special_id(self._whole, SEPARATOR)
+        if len(bare) > 1 and (bare[0], bare[-1]) == (first, last):
+            text = self._whole.decode(bare[1:-1], skip_special_tokens=False)
+        return text
 
     def check(self, name: str, value: bytes) -> str:
         """The text of one element of an input. Raises RefusedText."""
@@ -168,7 +189,7 @@ class PretrainedBert:
         self._mask = special_id(tokenizer, MASK)
         self._names = {number: token for token, number in tokenizer.get_vocab(with_added_tokens=True).items()}
         config = network.encoder
-        self._reader = TextReader(tokenizer, config.positions.num_embeddings)
+        self.reader = TextReader(tokenizer, config.positions.num_embeddings)
         shapes: list[tuple[str, Any, list[int]]] = [
             ("tokens", "BYTES", [-1, BEST]),
             ("scores", "FP32", [-1, BEST]),
@@ -182,12 +203,12 @@ class PretrainedBert:
 
     def check(self, arrays: Arrays) -> None:
         """Raises RefusedText."""
-        texts = self._reader.check_all("text", arrays["text"])
-        seconds = [self._reader.check("next_text", value) for value in arrays["next_text"]]
-        for encoding in self._reader.encode(texts, seconds, cut=False):
-            if len(encoding.ids) > self._reader.context:
+        texts = self.reader.check_all("text", arrays["text"])
+        seconds = [self.reader.check("next_text", value) for value in arrays["next_text"]]
+        for encoding in self.reader.encode(texts, seconds, cut=False):
+            if len(encoding.ids) > self.reader.context:
                 raise RefusedText(
-                    f"input 'text': {len(encoding.ids)} tokens with next_text, the model reads {self._reader.context};"
+                    f"input 'text': {len(encoding.ids)} tokens with next_text, the model reads {self.reader.context};"
                     " send a shorter text"
                 )
 
@@ -197,7 +218,7 @@ class PretrainedBert:
         `filled` is the text with the best for each, `masks` a JSON list for all of them; `next_probability` is 0
         without a next text; `embedding` is the mean over the tokens.
         """
-        encodings = self._reader.encode(texts_of(arrays["text"]), texts_of(arrays["next_text"]))
+        encodings = self.reader.encode(texts_of(arrays["text"]), texts_of(arrays["next_text"]))
         rows: list[dict[str, Any]] = [{}] * len(encodings)
         for group in by_length(encodings):
             for index, answer in zip(group, self._answer([encodings[i] for i in group]), strict=True):

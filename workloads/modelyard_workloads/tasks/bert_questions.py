@@ -76,7 +76,7 @@ class Answerer:
 
     def __init__(self, network: BertTagger, tokenizer: Tokenizer, preprocess: Mapping[str, Any]) -> None:
         self._network = network
-        self._reader = TextReader(tokenizer, int(preprocess["length"]))
+        self.reader = TextReader(tokenizer, int(preprocess["length"]))
         self._windows = reading_windows(tokenizer, int(preprocess["length"]), int(preprocess["stride"]))
         self._longest = int(preprocess["answerLength"])
         self._may_be_none = bool(preprocess["mayBeNone"])
@@ -84,7 +84,7 @@ class Answerer:
     def check(self, arrays: Arrays) -> None:
         """Raises RefusedText."""
         for name in ("question", "context"):
-            self._reader.check_all(name, arrays[name])
+            self.reader.check_all(name, arrays[name])
 
     @torch.inference_mode()
     def __call__(self, arrays: Arrays) -> dict[str, Array]:

@@ -84,13 +84,13 @@ class Tagger:
 
     def __init__(self, network: BertTagger, tokenizer: Tokenizer, labels: Sequence[str], length: int) -> None:
         self._network = network
-        self._reader = TextReader(tokenizer, length)
+        self.reader = TextReader(tokenizer, length)
         self._windowed = windowed(tokenizer, length, pairs=False)
         self.labels = labels
 
     def check(self, arrays: Arrays) -> None:
         """Raises RefusedText."""
-        self._reader.check_all("text", arrays["text"])
+        self.reader.check_all("text", arrays["text"])
 
     @torch.inference_mode()
     def __call__(self, arrays: Arrays) -> dict[str, Array]:
