@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.loading import load
 
@@ -21,3 +22,10 @@ def explained(artifact: Artifact, instance: Any) -> dict[str, Any]:
     (row,) = reply.json()["explanations"]
     found: dict[str, Any] = row
     return found
+
+
+def check_sum(row: dict[str, Any], attributions: Any) -> None:
+    """What the pieces contribute is the difference between the score and that of the baseline."""
+    missing = np.sum(attributions) - (row["output"] - row["baseline"])
+    assert abs(missing) <= abs(row["delta"]) + 1e-3, row
+    assert row["output"] != row["baseline"], "there is something to account for"

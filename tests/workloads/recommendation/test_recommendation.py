@@ -18,6 +18,7 @@ from modelyard_workloads.serve.errors import InvalidInput
 from modelyard_workloads.serve.golden import check_golden
 from modelyard_workloads.serve.recommendation import Recommendation
 from modelyard_workloads.serve.runtimes import build_runtime
+from servers.explained import check_sum, explained
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -168,7 +169,7 @@ def unchanged(small: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return weights(run(tmp_path_factory.mktemp("unchanged"), on_small(small, maxSteps=10)))
 
 
-def test_what_is_served_takes_one_input_for_each_column(tmp_path: Path, small: str) -> None:
+def test_what_is_served_takes_one_input_for_each_column_and_explains_by_them(tmp_path: Path, small: str) -> None:
     ended = run(tmp_path, on_small(small))
     assert ended is not None
     runtime = build_runtime(ended.artifacts["best"])
@@ -193,6 +194,12 @@ def test_what_is_served_takes_one_input_for_each_column(tmp_path: Path, small: s
     ]:
         with pytest.raises(InvalidInput, match=says):
             runtime.check({**arrays, name: value})
+
+    instance = {"price": 3.5, **dict.fromkeys(CATEGORICAL, "1"), "country": "de"}
+    row = explained(ended.artifacts["best"], instance)
+    pieces = {piece["column"]: piece["attribution"] for piece in row["attributions"]}
+    assert set(pieces) == {"price", *CATEGORICAL, "country x device"}
+    check_sum(row, list(pieces.values()))
 
 
 def test_whole_numbers_in_the_data_are_whole_numbers_in_requests(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from modelyard_workloads.serve.golden import check_golden
 from modelyard_workloads.serve.runtimes import build_runtime
 from modelyard_workloads.tasks.bert_inference import as_bytes
 from modelyard_workloads.tasks.bert_questions import Window, best_answer
+from servers.explained import check_sum, explained
 from trainings.builtin import artifact, configuration, run
 from trainings.texts import SMALL, squad
 
@@ -63,6 +64,15 @@ def test_the_served_model_answers_with_a_place_also_from_long_texts(tuned: tuple
     assert 0 < answers["score"][1] <= 1
     alone = runtime.predict({name: values[1:] for name, values in asked.items()})
     np.testing.assert_allclose(alone["score"][0], answers["score"][1], rtol=1e-4)
+
+
+def test_the_process_beside_the_server_explains_an_answer(tuned: tuple[Path, dict[str, Any]]) -> None:
+    context = "In the year 1999 there was news. Grace Hopper owns the boat. It is well known."
+    asked = {"question": "Who owns the boat?", "context": context}
+    row = explained(read_artifact(tuned[0]), asked)
+    assert row["target"] == "Grace Hopper"
+    assert {piece["input"] for piece in row["attributions"]} == {"question", "context"}
+    check_sum(row, [piece["attribution"] for piece in row["attributions"]])
 
 
 def test_transformers_reads_the_artifact_and_answers_alike(tuned: tuple[Path, dict[str, Any]]) -> None:
