@@ -45,7 +45,7 @@ def _horizontal(service: Object, scaling: Scaling) -> Object:
             "minReplicas": scaling.min_replicas,
             "maxReplicas": scaling.max_replicas,
             "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": utilization}}],
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": scaling.scale_down_delay_seconds}},
+            "behavior": _behavior(scaling),
         },
     }
 
@@ -72,10 +72,15 @@ def _scaled_object(service: Object, scaling: Scaling, installation: Installation
             "scaleTargetRef": _target(service),
             "minReplicaCount": scaling.min_replicas,
             "maxReplicaCount": scaling.max_replicas,
-            "cooldownPeriod": scaling.scale_down_delay_seconds,
+            # cooldownPeriod is only about the way to zero, which KEDA never goes here
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scaling)}},
             "triggers": [trigger],
         },
     }
+
+
+def _behavior(scaling: Scaling) -> Object:
+    return {"scaleDown": {"stabilizationWindowSeconds": scaling.scale_down_delay_seconds}}
 
 
 def _percent(scaling: Scaling) -> int:

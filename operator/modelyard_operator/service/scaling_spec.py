@@ -18,6 +18,9 @@ class Scaling(
             "self.backend == 'Internal' ? self.metric != 'cpu' : self.minReplicas > 0",
             "cpu needs backend HPA or KEDA; minReplicas 0 needs backend Internal",
         ),
+        Rule(
+            "self.metric != 'cpu' || self.target <= 10000.0", "cpu is in percent of what a pod requests: at most 10000"
+        ),
         Rule("self.backend != 'HPA' || self.metric == 'cpu'", "backend HPA measures cpu only; write metric: cpu"),
     ),
 ):
@@ -49,5 +52,8 @@ def scaling_issues(scaling: Scaling) -> Iterator[Issue]:
         yield Issue(f"{path}.metric", "cpu is measured by the backends HPA and KEDA; write one of them, or concurrency")
     if scaling.backend == "HPA" and scaling.metric != "cpu":
         yield Issue(f"{path}.metric", f"backend HPA measures cpu only, not {scaling.metric}; write Internal or cpu")
+    if scaling.metric == "cpu" and scaling.target > 10_000:
+        message = f"cpu is in percent of what a pod requests, at most 10000; got {scaling.target:g}"
+        yield Issue(f"{path}.target", message)
     if scaling.backend != "Internal" and scaling.min_replicas == 0:
         yield Issue(f"{path}.minReplicas", "0 needs backend Internal, which holds requests; write at least 1")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelyard_operator.schema import Issue, Model, Quantity, Rule, cel, has_text
+from modelyard_operator.schema import Issue, Matches, Model, Quantity, Rule, cel, has_text
 
 
 class RolloutStep(Model):
@@ -88,12 +88,17 @@ class Auth(
     """The Secret with the keys: each of its values is one."""
 
 
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_HOST = rf"{_LABEL}(\.{_LABEL})*"
+_HOSTNAME = Matches(rf"|(\*\.)?{_HOST}", "write a host name such as models.example.com: lower case, no scheme, no port")
+
+
 class GatewayRef(Model):
     """A Gateway in the same namespace."""
 
-    name: str
+    name: Annotated[str, Matches(_HOST, "write the name of a Gateway")]
     """Its name."""
-    section_name: str = ""
+    section_name: Annotated[str, Matches(rf"|{_HOST}", "write the name of a listener of the Gateway")] = ""
     """Its listener; all if empty."""
 
 
@@ -116,7 +121,7 @@ class Route(
 
     mode: Literal["Auto", "HTTPRoute", "Ingress"] = "Auto"
     """Auto: a Service in the cluster. HTTPRoute and Ingress: that, and a way in from outside."""
-    hostname: Annotated[str, Field(max_length=253)] = ""
+    hostname: Annotated[str, _HOSTNAME] = ""
     """The host name outside the cluster."""
     gateway_ref: GatewayRef | None = None
     """The Gateway to attach to, for HTTPRoute."""
