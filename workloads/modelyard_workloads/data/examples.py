@@ -11,6 +11,7 @@ from typing import Any
 _WRITERS: dict[str, str] = {
     "clicks": "modelyard_workloads.data.clicks",
     "docstring-summaries": "modelyard_workloads.data.summaries",
+    "english-german": "modelyard_workloads.data.translations",
     "python-areas": "modelyard_workloads.data.docstring_areas",
     "python-code": "modelyard_workloads.data.code_names",
     "python-docs": "modelyard_workloads.data.corpus",
