@@ -77,6 +77,10 @@ faults-serving: venv cluster images ## disturb services in every way while clien
 samples: venv cluster images ## train and serve everything under manifests/samples (STEPS=20 cuts the trainings short)
 	eval "$$($(LOCALCLUSTER) env)" && STEPS="$(STEPS)" $(PYTEST) --capture no $(CLUSTER_TESTS)/every_sample.py
 
+.PHONY: test-kueue
+test-kueue: venv cluster ## gangs in queues of the real Kueue, built first (many minutes), on a cluster of this machine
+	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)/every_queue.py
+
 .PHONY: test-cluster
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)

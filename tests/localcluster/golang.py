@@ -50,6 +50,7 @@ NODE_BINARIES = (
 )
 KUBECTL = _kubernetes("kubectl")
 KWOK = Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok")
+KUEUE = Binary("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue")
 HELM = Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 
 
