@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2
 from grpc_tools import protoc
 from modelyard_workloads.serve.grpc_v2 import inference_pb2 as pb
 from servers.inprocess import MODEL, VERSION, Running, configure, eventually, running
+from servers.relay import relayed
 from servers.rows import POISON, RowModel
 from tritonclient.grpc import service_pb2 as public
 from tritonclient.utils import InferenceServerException
@@ -121,6 +122,38 @@ def test_tritons_client_compresses(client: triton.InferenceServerClient, compres
     answer = client.infer(MODEL, inputs(), outputs=outputs, compression_algorithm=compression)
     assert answer.as_numpy("y").tolist() == Y
     assert answer.as_numpy("name") is None  # it was not asked for
+
+
+def stream(address: str, *sent: Any, headers: dict[str, str] | None = None) -> list[Any]:
+    """What Triton's client gets on one stream for these inputs."""
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(address) as client:
+        client.start_stream(callback=lambda result, error: answers.put(error or result), headers=headers)
+        for values in sent:
+            client.async_stream_infer(MODEL, inputs(values))
+        got = [answers.get(timeout=30) for _ in sent]
+        client.stop_stream()
+    return got
+
+
+@pytest.mark.parametrize("wanted", ["", "gzip", "deflate", "br, gzip;q=0"])
+def test_replies_are_compressed_for_those_who_ask(address: str, wanted: str) -> None:
+    """Counted on the way: what the library says of itself is not seen by either end."""
+    rows = np.ones((4000, 3), dtype=np.float32)
+    headers = {"accept-encoding": wanted} if wanted else None
+    with relayed(address) as relay:
+        with triton.InferenceServerClient(relay.address) as client:
+            answer = client.infer(MODEL, inputs(rows), outputs=[triton.InferRequestedOutput("y")], headers=headers)
+        alone = relay.take()
+        small, large = stream(relay.address, X, rows, headers=headers)
+        streamed = relay.take()
+    assert answer.as_numpy("y").tolist() == large.as_numpy("y").tolist() == [[3.0, 1.0]] * 4000
+    assert small.as_numpy("y").tolist() == Y
+    plain = rows.nbytes // 3 * 2  # two numbers a row
+    if wanted in ("gzip", "deflate"):
+        assert alone < plain / 10 and streamed < plain / 2
+    else:
+        assert alone > plain and streamed > plain
 
 
 def test_tritons_client_asks_for_the_best_classes(client: triton.InferenceServerClient) -> None:

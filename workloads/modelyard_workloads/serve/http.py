@@ -40,7 +40,7 @@ STATUS: dict[type[errors.ServeError], tuple[int, int | None]] = {
 }
 CLIENT_GONE = 499  # in metrics only: nobody is there to read it
 
-_COMPRESS_FROM = 4096  # bytes; below, compressing costs more than it saves
+COMPRESS_FROM = 4096  # bytes; below, compressing costs more than it saves
 _PIECE = 1 << 20  # decompressed at a time, so that health checks are answered in between
 _DISCARD_SECONDS = 2.0
 _WATCH_AFTER = 0.02  # seconds; a quick answer is not worth watching the connection
@@ -84,9 +84,9 @@ def plain_error(status: int, message: str, headers: Mapping[str, str] | None = N
 
 def compressed(reply: Response, accept_encoding: str | None) -> Response:
     """The reply, compressed when the client asks for it and it pays."""
-    if not accept_encoding or len(reply.body) < _COMPRESS_FROM:
+    if not accept_encoding or len(reply.body) < COMPRESS_FROM:
         return reply
-    accepted = {_coding(part) for part in accept_encoding.split(",")}
+    accepted = accepted_codings(accept_encoding)
     if "gzip" in accepted:
         reply.body, encoding = gzip.compress(reply.body, compresslevel=1), "gzip"
     elif "deflate" in accepted:
@@ -97,6 +97,11 @@ def compressed(reply: Response, accept_encoding: str | None) -> Response:
     reply.headers["Content-Length"] = str(len(reply.body))
     reply.headers["Vary"] = "Accept-Encoding"
     return reply
+
+
+def accepted_codings(accept_encoding: str) -> set[str]:
+    """The names in an Accept-Encoding."""
+    return {_coding(part) for part in accept_encoding.split(",")}
 
 
 def _coding(part: str) -> str:

@@ -21,6 +21,7 @@ from modelyard_workloads.serve.dataplane import DataPlane, InferRequest
 from modelyard_workloads.serve.grpc_v2 import codec
 from modelyard_workloads.serve.grpc_v2 import inference_pb2 as pb
 from modelyard_workloads.serve.grpc_v2.authentication import KeyCheck
+from modelyard_workloads.serve.grpc_v2.compression import StreamCompression, compressing
 from modelyard_workloads.serve.grpc_v2.health import health_handler
 from modelyard_workloads.serve.metrics import ServerMetrics
 from modelyard_workloads.serve.tensors import TensorSpec
@@ -105,7 +106,9 @@ class GrpcServer:
             "RepositoryIndex": (self._repository_index, pb.RepositoryIndexRequest),
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(self._counted(name, method), request.FromString, _serialize)
+            name: grpc.unary_unary_rpc_method_handler(
+                compressing(self._counted(name, method)), request.FromString, _serialize
+            )
             for name, (method, request) in unary.items()
         }
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
@@ -188,15 +191,18 @@ class GrpcServer:
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Requests one after the other on one call; an error is an answer, not the end of the stream."""
         infer = self._counted("ModelInfer", self.infer)
+        compression = StreamCompression(context)
         async for request in requests:
             collected = _Collected(context)
             try:
                 answer = await infer(request, collected)  # type: ignore[arg-type]
             except _Refused as refused:
                 failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-                yield pb.ModelStreamInferResponse(error_message=str(refused), infer_response=failed)
+                reply = pb.ModelStreamInferResponse(error_message=str(refused), infer_response=failed)
             else:
-                yield pb.ModelStreamInferResponse(infer_response=answer)
+                reply = pb.ModelStreamInferResponse(infer_response=answer)
+            await compression.before(reply)
+            yield reply
 
     async def _live(self, _: pb.ServerLiveRequest, _deadline: float) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
