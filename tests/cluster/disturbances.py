@@ -70,6 +70,8 @@ def drained(played: Played) -> None:
 def died(played: Played) -> None:
     """A server ends at once, as by SIGKILL: with everything that it had taken, and no word to anybody."""
     pods = played.children("Pod")
+    name = pods[0]["metadata"]["name"]
+    before = _restarts(played, name)
     connection = http.client.HTTPConnection(pods[0]["status"]["podIP"], 8080, timeout=30)
     connection.request("POST", DIE)
     try:
@@ -80,8 +82,7 @@ def died(played: Played) -> None:
         raise AssertionError("it answered, so it lives")
     finally:
         connection.close()
-    name = pods[0]["metadata"]["name"]
-    eventually("its death is known", lambda: _restarts(played, name) > 0, 60, played.told)
+    eventually("it is started again", lambda: _restarts(played, name) > before, 400, played.told)
     servers(played, len(pods))
 
 
