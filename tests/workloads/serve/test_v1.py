@@ -55,6 +55,11 @@ def test_files_are_read_in_the_v2_protocol_too(server: Running) -> None:
     assert server.infer({"inputs": [tensor]}).json()["outputs"][0]["data"] == [6, 3, 15, 6]
 
 
+def test_kserves_client_finds_the_server_alive(server: Running) -> None:
+    reply = server.call("GET", "/")
+    assert (reply.status, reply.json()) == (200, {"status": "alive"})
+
+
 def test_models_and_whether_they_are_ready(server: Running) -> None:
     listed = server.call("GET", "/v1/models").json()
     assert listed["models"] == [MODEL]

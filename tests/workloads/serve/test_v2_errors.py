@@ -105,7 +105,7 @@ def test_bytes_behind_the_last_tensor_are_refused(server: Running) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/v3", 404),
         ("GET", "/v3", 404),
         ("GET", "/v2/", 200),
         ("GET", "/v2/models/", 404),

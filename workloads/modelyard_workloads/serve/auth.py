@@ -18,7 +18,7 @@ from modelyard_workloads.serve.errors import Unauthorized
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/v2/health/load"})
+OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready", "/v2/health/load"})
 """What the kubelet and the operator ask, who have no key; nothing of a model or a request is told there."""
 REREAD_SECONDS = 10.0
 _MAX_KEY_BYTES = 4096

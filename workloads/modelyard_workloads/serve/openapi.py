@@ -40,6 +40,7 @@ class Operation(NamedTuple):
 
 _OPERATIONS: dict[str, Operation] = {
     "live": Operation("Whether the process answers."),
+    "alive": Operation("Whether the process answers, for KServe's clients of v1."),
     "ready": Operation("Whether the model answers.", statuses=(503,)),
     "load": Operation("How much there is to do."),
     "metrics": Operation("Metrics for Prometheus.", answers=("text/plain", "application/openmetrics-text")),

@@ -34,7 +34,7 @@ PROBABILITIES = "probabilities"
 
 
 class V1Adapter:
-    """The routes below /v1. `seconds`: the time a request may take, body included."""
+    """The routes below /v1, and `/`. `seconds`: the time a request may take, body included."""
 
     def __init__(self, plane: DataPlane, bodies: Bodies, seconds: float) -> None:
         self._plane = plane
@@ -45,11 +45,16 @@ class V1Adapter:
     def routes(self) -> list[Route]:
         """Every route."""
         return [
+            Route("/", self.alive, name="alive"),
             Route("/v1/models/{model}:predict", self.predict, methods=["POST"], name="predict"),
             Route("/v1/models/{model}:explain", self.explain, methods=["POST"], name="explain"),
             Route("/v1/models", self.models, name="v1_models"),
             Route("/v1/models/{model}", self.model, name="v1_model"),
         ]
+
+    async def alive(self, _: Request) -> Response:
+        """Whether the process answers, where KServe's client asks for it in v1."""
+        return JsonReply({"status": "alive"})
 
     async def models(self, _: Request) -> Response:
         """The names of the models, and for OpenAI's clients, which ask here too, their list."""
