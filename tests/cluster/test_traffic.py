@@ -94,7 +94,7 @@ def routers(played: Played) -> list[str]:
 
 def test_a_canary_that_fails_is_rolled_back(laboratory: Laboratory, namespace: str) -> None:
     played = create(laboratory, namespace, "bad", rollout=CANARY)
-    with under_load(played) as clients:
+    with under_load(played, bearable={"500"}) as clients:
         old = become(played, VERSION="2", FAIL_EVERY="4")
         verdict(played, "RolledBack")
         served = played.wait_reason("Ready", "ServingPreviousRevision")
