@@ -109,6 +109,10 @@ bench-serve: venv $(PEER_ENVIRONMENTS) ## the server beside MLServer, KServe, Li
 bench-cold-start: venv $(PEER_ENVIRONMENTS) ## from the start of a server's process to its first answer (ROUNDS=3)
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_cold_start.py --rounds $(or $(ROUNDS),3)
 
+.PHONY: bench-overload
+bench-overload: venv ## ten times the requests that a server can answer, and how soon it is itself again (SECONDS=300)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_overload.py --seconds $(or $(SECONDS),300)
+
 .PHONY: bench-router
 bench-router: venv ## what the router adds to a request, as JSON lines (SECONDS=2, ROUNDS=3)
 	@PYTHONPATH=tests:operator $(VENV)/bin/python tests/bench/bench_router.py --seconds $(or $(SECONDS),2) \

@@ -88,10 +88,10 @@ def replaced(config: TrainingConfig, **changes: Any) -> TrainingConfig:
 
 
 def test_the_server_accepts_its_config() -> None:
-    body = service(limits={"maxRequestBytes": "1Mi"}, batching={"maxBatchSize": 4})
+    body = service(limits={"maxRequestBytes": "1Mi", "maxWaitSeconds": 3}, batching={"maxBatchSize": 4})
     deployment = make_deployment(body, parse_service(body), MODEL, "abc", 1, INSTALLATION)
     config = parse_serve_config(environment(deployment["spec"]["template"]["spec"])["MODELYARD_CONFIG"])
-    assert config.limits.max_request_bytes == 1 << 20
+    assert (config.limits.max_request_bytes, config.limits.max_wait_seconds) == (1 << 20, 3)
     assert config.model.digest == MODEL["digest"]
 
 

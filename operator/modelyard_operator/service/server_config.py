@@ -50,7 +50,10 @@ def server_config(name: str, spec: ModelServiceSpec, model: Object, revision: st
 
 def limits(spec: ModelServiceSpec) -> Object:
     """The limits in the words of servers and routers."""
+    wait = spec.limits.max_wait_seconds
+    default = type(spec.limits)().max_wait_seconds  # not said: servers of before know no such limit
     return {
+        **({"maxWaitSeconds": wait} if wait != default else {}),
         "maxQueue": spec.limits.max_queue,
         "timeoutSeconds": spec.limits.timeout_seconds,
         "maxRequestBytes": int(amount(str(spec.limits.max_request_bytes))),

@@ -53,6 +53,9 @@ class Limits(Model):
 
     max_queue: Annotated[int, Field(ge=0)] = 1000
     """Requests that wait; more are refused with 503."""
+    max_wait_seconds: Annotated[float, Field(gt=0, le=86400)] = 8
+    """A request that would wait longer for the model is refused with 503, so that a server is quick again this long
+    after a flood. Of a language model only the number of waiting requests is bounded."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 60
     """How long a request may take; then 504."""
     max_request_bytes: Quantity = "64Mi"

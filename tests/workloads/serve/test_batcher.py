@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Mapping
 from time import monotonic
 
 import numpy as np
@@ -29,7 +30,7 @@ def thread() -> InferenceThread:
 
 
 def make(model: RowModel, thread: InferenceThread, **limits: float) -> Batcher:
-    chosen = {"max_rows": 8, "max_latency": 0.0, "max_queue": 1000, "max_requests": 8, **limits}
+    chosen = {"max_rows": 8, "max_latency": 0.0, "max_queue": 1000, "max_requests": 8, "max_wait": FAR, **limits}
     return Batcher(model.predict, BatchLimits(**chosen), thread, Statistics())  # type: ignore[arg-type]
 
 
@@ -191,11 +192,26 @@ async def test_a_poisoned_request_fails_alone(thread: InferenceThread) -> None:
         np.testing.assert_allclose(answer["y"], alone(x), rtol=1e-5)
 
 
+async def test_a_queue_that_would_take_too_long_takes_no_more(thread: InferenceThread) -> None:
+    def slow(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(0.05)
+        return {"y": arrays["x"]}
+
+    limits = BatchLimits(max_rows=1, max_latency=0, max_queue=1000, max_requests=1, max_wait=0.5)
+    batcher = Batcher(slow, limits, thread, Statistics())
+    await ask(batcher, rows(1))
+    answers = await asyncio.gather(*(ask(batcher, rows(1)) for _ in range(40)), return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, Saturated)]
+    assert 40 - 12 <= len(refused) < 40, "ten of 50 ms are half a second"
+    assert sum(isinstance(answer, dict) for answer in answers) == 40 - len(refused)
+    await ask(batcher, rows(1))
+
+
 async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer(thread: InferenceThread) -> None:
     def broken(_: object) -> dict[str, Array]:
         return {"y": np.zeros((1, 2), np.float32)}
 
-    limits = BatchLimits(max_rows=8, max_latency=0, max_queue=10, max_requests=8)
+    limits = BatchLimits(max_rows=8, max_latency=0, max_queue=10, max_requests=8, max_wait=FAR)
     batcher = Batcher(broken, limits, thread, Statistics())
     with pytest.raises(InferenceFailed):
         await ask(batcher, rows(2))

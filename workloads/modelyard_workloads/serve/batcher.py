@@ -30,6 +30,7 @@ from modelyard_workloads.serve.tensors import Array
 log = logging.getLogger(__name__)
 
 _TIMER_SLACK = 0.001  # seconds that an event loop's timer may be early
+_SLOWER = 1.1
 
 Arrays = Mapping[str, Array]
 Predict = Callable[[Arrays], dict[str, Array]]
@@ -49,12 +50,15 @@ class BatchObserver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """`max_rows` in one computation, `max_requests` in one computation, `max_queue` requests waiting."""
+    """`max_rows` in one computation, `max_requests` in one computation, `max_queue` requests waiting, and `max_wait`
+    seconds until the model is free for one more.
+    """
 
     max_rows: int
     max_latency: float
     max_queue: int
     max_requests: int
+    max_wait: float
 
 
 class Dispatch(Protocol):
@@ -122,6 +126,8 @@ class Batcher:
         # By key, oldest first; a dict as an ordered set, so that leaving the queue is O(1) too.
         self._waiting: dict[Hashable, dict[_Item, None]] = {}
         self._depth = 0
+        self._rows_waiting = 0
+        self._row_seconds = 0.0  # of the latest computations; 0 before the first
         # All that are waiting or being computed, and one timer for the earliest deadline: one for each costs more.
         self._live: dict[_Item, None] = {}
         self._expiry: asyncio.TimerHandle | None = None
@@ -156,6 +162,8 @@ class Batcher:
         most = self._limits.max_rows
         if self._depth >= self._limits.max_queue:
             raise Saturated("the model's queue is full; try again later")
+        if self._rows_waiting * self._row_seconds > self._limits.max_wait:
+            raise Saturated("the model's queue is too long to be answered soon; try again later")
         if rows <= most:
             return await self._submit_one(arrays, rows, key, deadline)
         starts = range(0, rows, most)
@@ -173,6 +181,7 @@ class Batcher:
         item = _Item(key, rows, arrays, deadline, future)
         self._waiting.setdefault(key, {})[item] = None
         self._depth += 1
+        self._rows_waiting += rows
         self._live[item] = None
         if self._expiry is None or deadline < self._expires_at:
             self._expire_at(deadline, item.enqueued)
@@ -206,6 +215,7 @@ class Batcher:
         if lane is not None and item in lane:
             del lane[item]
             self._depth -= 1
+            self._rows_waiting -= item.rows
             if not lane:
                 del self._waiting[item.key]
 
@@ -297,7 +307,12 @@ class Batcher:
             else:
                 item.future.set_result(outcome)
         waits = [started - item.enqueued for item in batch]
-        self._observer.batch(len(batch), sum(item.rows for item in batch), waits, seconds)
+        rows = sum(item.rows for item in batch)
+        # A row costs more alone than among many, and a queue is computed in large batches: what was seen to be possible
+        # is believed at once, that it takes longer only in the course of some computations.
+        seen, known = seconds / rows, self._row_seconds
+        self._row_seconds = min(seen, known * _SLOWER) if known else seen
+        self._observer.batch(len(batch), rows, waits, seconds)
         self._schedule()
 
 

@@ -63,6 +63,7 @@ class LimitsSection(_Section):
     """What one server takes on before it says no."""
 
     max_queue: int = Field(default=1000, ge=1)  # requests waiting for the model
+    max_wait_seconds: float = Field(default=8, gt=0)  # until the model is free for one more, as far as can be told
     # Bytes of all bodies held at a time; no single request may be larger than this either.
     max_pending_bytes: int = Field(default=268_435_456, ge=1024)
     timeout_seconds: float = Field(default=60, gt=0, le=3600)

@@ -57,6 +57,7 @@ def loaded_model(
         max_latency=config.batching.max_latency_milliseconds / 1000,
         max_queue=limits.max_queue,
         max_requests=limits.container_concurrency or rows,
+        max_wait=limits.max_wait_seconds,
     )
     batcher = Batcher(runtime.predict, batch_limits, thread, observer)
     return LoadedModel(digest=digest, step=step, runtime=runtime, batcher=batcher, explainer=explainer)
