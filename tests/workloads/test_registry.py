@@ -107,6 +107,32 @@ def test_layers_that_came_before_an_end_are_not_loaded_again(here: Registry, tmp
     assert load(f"oci://{here.host}/models/car", tmp_path / "m") == {"a": b"a", "b": b"b"}
 
 
+def test_links_to_what_lower_layers_have_become_it_too(here: Registry, tmp_path: Path) -> None:
+    """As `RUN ln -s` makes them, in a layer of their own."""
+    lower = {
+        "opt/m/w.safetensors": b"w",
+        "opt/m/tokenizer/vocab.txt": b"v",
+        "opt/n.txt": b"n",
+        "models/config.json": b"{}",
+    }
+    links = [
+        ("models/w.safetensors", "/opt/m/w.safetensors", SYMTYPE),
+        ("models/tokenizer", "../opt/m/tokenizer", SYMTYPE),
+        ("models/hidden", "/opt/n.txt", SYMTYPE),
+        ("models/passwd", "/etc/passwd", SYMTYPE),
+    ]
+    here.push_image("models/car:latest", tar(lower), tar({"opt/.wh.n.txt": b""}, links))
+    found = load(f"oci://{here.host}/models/car", tmp_path / "m")
+    assert found == {"config.json": b"{}", "w.safetensors": b"w", "tokenizer/vocab.txt": b"v"}
+
+
+def test_links_that_multiply_what_there_is_are_refused(here: Registry, tmp_path: Path) -> None:
+    links = [(f"models/{number}", "/models", SYMTYPE) for number in range(64)]
+    here.push_image("models/car:latest", tar({"models/config.json": b"{}"}, links))
+    with pytest.raises(DataError, match="with what its links lead to it has more than 100000 files"):
+        load(f"oci://{here.host}/models/car", tmp_path / "m")
+
+
 def test_a_folder_that_an_upper_layer_makes_anew_has_nothing_of_the_lower_ones(here: Registry, tmp_path: Path) -> None:
     lower = {"models/a/old.txt": b"o", "models/a/b/older.txt": b"o", "models/ab.txt": b"k"}
     upper = {"models/a/.wh..wh..opq": b"", "models/a/new.txt": b"n"}

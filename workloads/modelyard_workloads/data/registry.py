@@ -138,9 +138,11 @@ class Registry:
         if target.exists():
             arrived(int(layer["size"]))
         folder = make_once(target, unpack, directory=True)
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        for name in layers.put_over(found, files):
-            found[name] = {"size": files[name].stat().st_size, "ETag": f"{digest} {name}", "local": files[name]}
+        layers.put_over(
+            found,
+            folder,
+            lambda name, file: {"size": file.stat().st_size, "ETag": f"{digest} {name}", "local": file},
+        )
 
     def _get(self, place: Place, path: str, accept: str = "*/*") -> requests.Response:
         url = f"{place.url}/v2/{place.name}/{path}"
