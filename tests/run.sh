@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# `make test`: the tests without a cluster, while the cluster and the images are prepared; then, as soon as both are
-# there, the tests on the cluster beside them: those mostly wait, and where both compute the others stand back. Lint is
-# last. Everything runs even if something before it failed; the exit status is 1 if anything did.
+# `make test`: the pure tests, while the cluster and the images are prepared in the background; then the tests on the
+# cluster, which mostly wait and leave time for lint. Everything runs even if something before it failed; the exit
+# status is 1 if anything did.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-logs=$(mktemp -d)
+preparation_log=$(mktemp)
+lint_log=$(mktemp)
 localcluster() { PYTHONPATH=tests "${PYTHON:-python3}" -m localcluster "$@"; }
-
-prepared_tests() { # on the cluster, once it is prepared; its own exit status is 3 if it could not be
-  { localcluster up && localcluster images; } || return 3
-  until [ -e "$logs/environment" ]; do sleep 1; done
-  eval "$(localcluster env)"
-  .venv/bin/pytest tests/cluster
-}
+prepare() { localcluster up && localcluster images; }
+set -m # a process group of its own, so that an interrupted run can end all of it
+prepare >"$preparation_log" 2>&1 &
+preparation=$!
+set +m
+trap 'kill -- "-$preparation" 2>/dev/null; rm -f "$preparation_log" "$lint_log"' EXIT
 
 failed=()
 attempt() { # NAME COMMAND…
@@ -23,28 +23,24 @@ attempt() { # NAME COMMAND…
   "$@" || failed+=("$name")
 }
 
-set -m # a process group of its own, so that an interrupted run can end all of it
-prepared_tests >"$logs/cluster" 2>&1 &
-cluster=$!
-set +m
-trap 'kill -- "-$cluster" 2>/dev/null; rm -rf "$logs"' EXIT
-
 attempt "virtual environment" make --no-print-directory venv
-touch "$logs/environment"
-attempt "tests without a cluster" nice make --no-print-directory test-pure
-nice make --no-print-directory lint >"$logs/lint" 2>&1 &
+attempt "tests without a cluster" make --no-print-directory test-pure
+nice make --no-print-directory lint >"$lint_log" 2>&1 &
 lint=$!
 
-printf '\n=== the cluster, the images, and the tests on the cluster (begun meanwhile)\n'
-tail --lines +1 --follow --pid "$cluster" "$logs/cluster"
-wait "$cluster" || case $? in
-  3) failed+=("preparation of the cluster and the images (so the tests on it did not run)") ;;
-  *) failed+=("tests on the cluster") ;;
-esac
+printf '\n=== preparation of the cluster and the images\n'
+if wait "$preparation"; then
+  cat "$preparation_log"
+  eval "$(localcluster env)"
+  attempt "tests on the cluster" .venv/bin/pytest tests/cluster
+else
+  cat "$preparation_log"
+  failed+=("preparation of the cluster and the images (so the tests on it did not run)")
+fi
 
 printf '\n=== lint\n'
 wait "$lint" || failed+=("lint")
-cat "$logs/lint"
+cat "$lint_log"
 
 if ((${#failed[@]})); then
   printf '\nfailed: %s\n' "${failed[@]}"
