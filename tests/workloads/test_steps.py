@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,24 @@ def test_the_rate_of_a_run_cut_short_falls_to_zero_at_its_end(tmp_path: Path) ->
     training = Training(task, configured(tmp_path, max_steps=16), Ranks(RankInfo()))
     assert training.schedule.learning_rate(16) == 0.0
     assert training.schedule.warmup_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "evaluations", "lines"),
+    [
+        ({}, [8, 16, 24], [10, 20, 24]),
+        ({"evaluate_every_epochs": 2}, [16, 24], [10, 20, 24]),
+        ({"evaluate_every_steps": 9}, [9, 18, 24], [10, 20, 24]),
+        ({"log_every_steps": 7}, [8, 16, 24], [7, 14, 21, 24]),
+    ],
+)
+def test_evaluations_and_lines_come_when_they_are_asked_for(
+    tmp_path: Path, asked: dict[str, int], evaluations: list[int], lines: list[int]
+) -> None:
+    said = io.StringIO()
+    reporter = Reporter(rank=0, environment={}, stdout=said)
+    task = ToyTask(plain=True, batch_size=13)
+    train(task, configured(tmp_path, **asked), Ranks(RankInfo()), reporter, lambda: False)
+    events = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert [e["step"] for e in events if e["event"] == "evaluation"] == evaluations
+    assert [e["step"] for e in events if e["event"] == "progress"] == lines

@@ -49,7 +49,8 @@ class Documents:
 
     def identity(self) -> str:
         """SHA-256 (hex) of what is read: the content of files on this machine, the version that a store names else."""
-        digest = hashlib.sha256(f"{self._column} {self._parameters.on_bad_row}".encode())
+        rows = self._parameters
+        digest = hashlib.sha256(f"{self._column} {rows.on_bad_row} {rows.max_bad_rows}".encode())
         for file in self._files:
             digest.update(f"\n{file.relative} {file.size} ".encode())
             if not file.is_local:

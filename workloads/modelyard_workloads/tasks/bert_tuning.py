@@ -148,7 +148,14 @@ class _Preparation:
 def _decisive(parameters: FineTuningParameters) -> set[str]:
     """The parameters that change the prepared data."""
     own = set(type(parameters).model_fields) - set(FineTuningParameters.model_fields)
-    return own | {"on_bad_row", "sequence_length", "vocabulary_size", "lowercase", "evaluation_fraction"}
+    return own | {
+        "on_bad_row",
+        "max_bad_rows",
+        "sequence_length",
+        "vocabulary_size",
+        "lowercase",
+        "evaluation_fraction",
+    }
 
 
 def content_of(file: SourceFile) -> str:
