@@ -54,8 +54,8 @@ def test_a_hundred_clients_of_a_service_without_servers_all_get_an_answer(
     laboratory: Laboratory, namespace: str
 ) -> None:
     scaling = {"minReplicas": 0, "maxReplicas": 2, "target": 100, "idleSeconds": 4}
-    played = create(laboratory, namespace, "zero", scaling=scaling)
-    played.wait("asleep", 120, phase="ScaledToZero")
+    played = Played.create(laboratory.api, namespace, small_service("zero", scaling=scaling))
+    played.wait("asleep, perhaps as soon as it was ready", 240, phase="ScaledToZero")
     eventually("no servers", lambda: not [p for p in played.children("Pod") if "router" not in p["metadata"]["name"]])
     assert condition(played.observed, "Ready") == "True"
     codes = asyncio.run(ask_all(address(played), 100, 120))
