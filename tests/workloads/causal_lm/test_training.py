@@ -134,39 +134,3 @@ def test_lora_learns_answers_saves_adapters_alone_and_publishes_a_plain_model(
     with pytest.raises(Stopped):
         run(tmp_path / "cut", dataset, directory.as_uri(), stop=after(11), **parameters)
     assert same(weights(run(tmp_path / "cut", dataset, directory.as_uri(), **parameters)[1]), after_it)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"layers": 1},
-        {"width": 64},
-        {"heads": 2},
-        {"architecture": "llama"},
-        {"contextLength": 16},
-        {"dropout": 0.3},
-        {"labelSmoothing": 0.2},
-        {"documentMask": True},
-        {"evaluationFraction": 0.4},
-        {"seed": 5},
-        {"batchSize": 3},
-    ],
-)
-def test_a_parameter_changes_what_is_learned(tmp_path: Path, change: dict[str, Any]) -> None:
-    dataset = documents(tmp_path / "data")
-    before = weights(run(tmp_path / "before", dataset, maxSteps=2)[1])
-    assert not same(before, weights(run(tmp_path / "after", dataset, maxSteps=2, **change)[1]))
-
-
-@pytest.mark.parametrize(
-    "change", [{"rank": 2}, {"alpha": 2.0}, {"dropout": 0.5}, {"layers": "attention"}], ids=lambda change: str(change)
-)
-def test_each_setting_of_lora_changes_what_is_learned(
-    base: tuple[dict[str, Any], Path, str], tmp_path: Path, change: dict[str, Any]
-) -> None:
-    _, directory, dataset = base
-    results = [
-        weights(run(tmp_path / str(n), dataset, directory.as_uri(), **GIVEN, maxSteps=3, lora=lora)[1])
-        for n, lora in enumerate([{"rank": 4}, {"rank": 4, **change}])
-    ]
-    assert not same(*results)

@@ -124,51 +124,6 @@ def test_one_rank_with_a_batch_of_8_learns_what_two_ranks_with_4_each_learn(tmp_
         torch.testing.assert_close(together[name], value, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"architecture": "deepfm", "crosses": []},
-        {"numeric": {"price": "standardise"}},
-        {"numeric": {"price": "none"}},
-        {"categorical": {**COLUMNS["categorical"], "user": 100}},
-        {"crosses": []},
-        {"crossBuckets": 7},
-        {"embeddingDimension": 5},
-        {"embeddingLearningRate": 0.03},
-        {"embeddingOptimizerEpsilon": 0.1},
-        {"hiddenUnits": []},
-        {"dropout": 0.3},
-        {"wideOptimizer": "adagrad"},
-        {"wideLearningRate": 0.3},
-        {"wideL1": 0.5},
-        {"wideL2": 5.0},
-        {"evaluationFraction": 0.3},
-        {"label": "again"},
-        {"optimizer": "sgd"},
-        {"learningRate": 0.01},
-        {"weightDecay": 0.1},
-    ],
-    ids=str,
-)
-def test_every_parameter_changes_something(
-    tmp_path: Path, small: str, change: dict[str, Any], unchanged: dict[str, torch.Tensor]
-) -> None:
-    changed = weights(run(tmp_path, on_small(small, maxSteps=10, **change)))
-    same = changed.keys() == unchanged.keys() and all(
-        changed[name].shape == value.shape and torch.equal(changed[name], value) for name, value in unchanged.items()
-    )
-    assert not same
-
-
-@pytest.fixture(scope="module")
-def unchanged(small: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    path = Path(small.removeprefix("file://"))
-    lines = path.read_text().splitlines()
-    with_second_label = [f"{lines[0]},again", *(f"{line},{n % 2}" for n, line in enumerate(lines[1:]))]
-    path.write_text("\n".join(with_second_label))
-    return weights(run(tmp_path_factory.mktemp("unchanged"), on_small(small, maxSteps=10)))
-
-
 def test_what_is_served_takes_one_input_for_each_column_and_explains_by_them(tmp_path: Path, small: str) -> None:
     ended = run(tmp_path, on_small(small))
     assert ended is not None
