@@ -13,7 +13,8 @@ from modelyard_workloads.exporter import Exporter
 from prometheus_client.metrics_core import Metric
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
-EXAMPLES = {"modelyard_training_accuracy", "modelyard_training_tokens_per_second"}
+_GAUGES = ("accuracy", "tokens_per_second", "model_flops_utilization")
+EXAMPLES = {f"modelyard_training_{name}" for name in _GAUGES}
 """What the page says a trainer may add."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelyard_workloads.accelerators import peak
 from modelyard_workloads.backward import Backward, compile_model
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.order import Shard
@@ -73,6 +74,7 @@ class Training:
         else:
             self.optimizer = build_optimizer(self.model, parameters)
         self.work = task.work_per_step() if isinstance(task, Metered) else {}  # of a step, by unit
+        self.peak = peak(parameters, ranks)  # operations a second, of all ranks together
         self.average = MovingAverage(self.model, parameters.ema_decay) if parameters.ema_decay else None
         self.state = LoopState()
         self.best: dict[str, Tensor] = {}

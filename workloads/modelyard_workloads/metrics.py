@@ -141,3 +141,15 @@ def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
         return float(f"{value:.6g}") if isinstance(value, float) else value
 
     return {name: short(value) for name, value in fields.items()}
+
+
+def rates_of(work: dict[str, float], seconds: float, peak: float | None) -> dict[str, float]:
+    """Work of a step by the second, and the share of what the accelerators can do (MFU; Chowdhery et al., 2022,
+    appendix B).
+    """
+    if not seconds:
+        return {}
+    rates = {f"{unit}PerSecond": count / seconds for unit, count in work.items()}
+    if peak is not None and "flops" in work:
+        rates["modelFlopsUtilization"] = work["flops"] / seconds / peak
+    return rates

@@ -14,7 +14,7 @@ from modelyard_workloads.backward import compiles
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.heartbeat import moved
-from modelyard_workloads.metrics import Meter, Progress, Reporter
+from modelyard_workloads.metrics import Meter, Progress, Reporter, rates_of
 from modelyard_workloads.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Watch:
             phase=phase,
             metrics=training.state.all_metrics(),
             learningRate=training.schedule.learning_rate(max(0, training.state.step - 1)),
-            rates={f"{unit}PerSecond": count / seconds for unit, count in training.work.items() if seconds},
+            rates=rates_of(training.work, seconds, training.peak),
             **reading,
         )
         self._reporter.progress(progress, line=line)

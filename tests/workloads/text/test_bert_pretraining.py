@@ -92,6 +92,16 @@ def test_the_second_text_follows_unless_it_is_a_stranger(tmp_path: Path, tokeniz
         assert " ".join(map(str, two)) in text
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_the_length_of_rows_is_told_for_the_tokens_of_a_second(
+    tmp_path: Path, tokenizer: Tokenizer, pairs: bool
+) -> None:
+    source = rows(tmp_path, tokenizer, next_sentence=pairs)
+    windows = torch.arange(len(source))
+    made = source.batch(windows, torch.Generator().manual_seed(4), Shard(rank=0, world_size=1), torch.device("cpu"))
+    assert source.mean_length == pytest.approx(len(made.rows.tokens) / len(source), rel=0.1)
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_and_parts_see_together_what_one_rank_sees_alone(
     tmp_path: Path, tokenizer: Tokenizer, world_size: int

@@ -105,6 +105,11 @@ class PretrainingRows:
     def __len__(self) -> int:
         return len(self._start)
 
+    @property
+    def mean_length(self) -> float:
+        """Tokens of a row, without padding."""
+        return float(np.mean(self._end - self._start)) + self._specials
+
     def batch(
         self, windows: Tensor, generator: torch.Generator, shard: Shard, device: torch.device
     ) -> PretrainingBatch:

@@ -68,6 +68,7 @@ class BertPretrainingTask:
         self._shard: Shard
         self._device: torch.device
         self._config: BertConfig
+        self._model: BertPretraining
         self._frequent: int  # the most frequent token: what someone would guess who knows nothing else
 
     @property
@@ -93,7 +94,17 @@ class BertPretrainingTask:
         model = BertPretraining(self._config, next_sentence=self._parameters.next_sentence)
         if self._initial is not None:
             load_initial(model, self._initial, self._head)
+        self._model = model
         return model
+
+    def work_per_step(self) -> dict[str, float]:
+        """Tokens, and floating-point operations of the matrix products: 6 for each weight and token (Kaplan et al.,
+        2020, section 2.1; attention itself is not counted); the head of the vocabulary sees the hidden tokens only.
+        """
+        tokens = self._parameters.batch_size * self._rows.mean_length
+        blocks = sum(p.numel() for p in self._model.encoder.blocks.parameters())
+        head = sum(p.numel() for p in self._model.masked.parameters()) + self._model.encoder.tokens.weight.numel()
+        return {"tokens": tokens, "flops": 6.0 * tokens * (blocks + self._parameters.mask_probability * head)}
 
     def loss(self, model: nn.Module, batch: PretrainingBatch) -> Tensor:
         """The mean cross-entropy of the hidden tokens plus that of the pairs; the mean over the ranks is that of the
