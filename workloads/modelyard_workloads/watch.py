@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -28,6 +29,26 @@ class Diverged(RuntimeError):
     """The loss is no number any more; a checkpoint of it would be worthless and is not written."""
 
 
+class Drawer(Protocol):
+    """Where people look at curves."""
+
+    def draw(self, step: int, values: Mapping[str, float]) -> None:
+        """One point of every curve. Never raises, whatever becomes of it."""
+
+    def close(self) -> None:
+        """There will be no more."""
+
+
+def _drawers(config: TrainingConfig, ranks: Ranks, outputs: Outputs, step: int) -> list[Drawer]:
+    """Those of rank 0, from this step on."""
+    drawers: list[Drawer | None] = [outputs.curves(step)]
+    if ranks.is_main and os.environ.get("MLFLOW_TRACKING_URI"):
+        from modelyard_workloads.mlflow_run import MlflowRun  # it imports what takes a moment
+
+        drawers.append(MlflowRun.wanted(config, os.environ))
+    return [drawer for drawer in drawers if drawer is not None]
+
+
 class Watch:
     """One for each rank; rank 0's is heard."""
 
@@ -39,7 +60,7 @@ class Watch:
         self._ranks = ranks
         self._reporter = reporter
         self._highwater = outputs.highwater  # rank 0 has one
-        self._curves = outputs.curves(training.state.step)  # and these
+        self._drawers = _drawers(config, ranks, outputs, training.state.step)
         self._stopwatch = reporter.stopwatch
         self._meter = Meter()
         self._reported = time.perf_counter()
@@ -74,8 +95,7 @@ class Watch:
             yield
         state = self._training.state
         self._reporter.event("evaluation", step=state.step, epoch=self._training.epoch + 1, metrics=state.metrics)
-        if self._curves is not None:
-            self._curves.draw(state.step, state.metrics)
+        self._draw(state.step, state.metrics)
         self._meter.restart()
 
     def count(self) -> None:
@@ -113,9 +133,13 @@ class Watch:
         self._send("publish", line=False)
         with self._stopwatch.during("checkpoint"):
             yield
-        if self._curves is not None:
-            self._curves.close()
+        for drawer in self._drawers:
+            drawer.close()
         self._send("publish", line=False)
+
+    def _draw(self, step: int, values: Mapping[str, float]) -> None:
+        for drawer in self._drawers:
+            drawer.draw(step, values)
 
     def _check(self, loss: Tensor) -> None:
         """Average the loss over the ranks (a collective call). Raises Diverged when it is no number."""
@@ -139,8 +163,8 @@ class Watch:
             **reading,
         )
         self._reporter.progress(progress, line=line)
-        if line and self._curves is not None:
+        if line and self._drawers:
             rates = {name: getattr(progress, name) for name in _CURVES}
             loss = {} if training.state.loss is None else {"loss": training.state.loss}
-            self._curves.draw(progress.step, loss | rates | progress.rates)
+            self._draw(progress.step, loss | rates | progress.rates)
         self._reported = time.perf_counter()
