@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -134,8 +135,9 @@ def resident_mib(session: int) -> float:
     """Memory of the server's processes."""
     pages = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        fields = stat.read_text().rsplit(")", 1)[1].split()
-        pages += int(fields[21]) if int(fields[3]) == session else 0
+        with suppress(OSError):  # it has ended
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            pages += int(fields[21]) if int(fields[3]) == session else 0
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
