@@ -27,7 +27,7 @@ def removed(laboratory: Laboratory) -> None:
     assert not laboratory.api.find("ModelTraining", "modelyard-demo", "digits")
 
 
-@pytest.mark.side_by_side(seconds=240, busy=True)
+@pytest.mark.timeout(1200)
 def test_the_samples_lead_to_right_predictions(laboratory: Laboratory) -> None:
     try:
         told = demo("up", 700)

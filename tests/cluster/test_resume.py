@@ -100,7 +100,7 @@ def weights(api: KubernetesApi, namespace: str, trainings: list[Object]) -> dict
     return dict(json.loads(told.stdout))
 
 
-@pytest.mark.side_by_side(seconds=140, busy=True)
+@pytest.mark.timeout(1200)
 def test_ten_kills_change_no_bit_of_the_weights(laboratory: Laboratory) -> None:
     api, namespace = laboratory.api, laboratory.make_namespace("resume")
     laboratory.start_operator([namespace])
