@@ -76,7 +76,7 @@ def elastic(name: str) -> Object:
     mount = {"name": "probe", "mountPath": "/probe", "readOnly": True}
     body = training(
         name,
-        elasticPolicy={"minNodes": 1, "shrinkAfterSeconds": 5},
+        elasticPolicy={"minNodes": 1, "shrinkAfterSeconds": 20},  # a busy machine takes a while to give a place back
         pod={"volumes": [volume], "volumeMounts": [mount]},
     )
     body["spec"]["trainer"]["env"] = [{"name": "PYTHONPATH", "value": "/probe:/opt/modelyard"}]
@@ -142,18 +142,18 @@ def test_a_gang_goes_on_alone_and_grows_back_and_learns_what_it_would_have_learn
         eventually("some steps are done", lambda: max(attempts[0].samples, default=0) > 7, 240, played.told)
         seats(api, 1)
         api.delete("Pod", namespace, "elastic-1-1", 0)  # as if its machine had gone
-        alone = played.running(attempt=3)["status"]
+        alone = played.running(attempt=3, seconds=240)["status"]
         assert alone["nodes"] == {"desired": 1, "ready": 1, "failed": 0, "worldSize": 1}
         attempts.append(Drawn(namespace, "elastic", 3, 1))
         spare = eventually("a spare asks for the place", lambda: api.find("Pod", namespace, "elastic-3-1"))
         assert not spare["spec"].get("nodeName")
         seats(api, 2)
-        fixed = Played.create(api, namespace, training("fixed"))
-        fixed.wait("the run that loses nothing is done", 240, phase="Succeeded")
-        grown = played.running(attempt=4)["status"]
+        grown = played.running(attempt=4, seconds=240)["status"]
         assert grown["nodes"] == {"desired": 2, "ready": 2, "failed": 0, "worldSize": 2}
         attempts.append(Drawn(namespace, "elastic", 4, 2))
-        done = played.wait("done", 180, phase="Succeeded")
+        fixed = Played.create(api, namespace, training("fixed"))
+        done = played.wait("done", 240, phase="Succeeded")
+        fixed.wait("the run that loses nothing is done", 240, phase="Succeeded")
     finally:
         seats(api, None)
     for attempt in attempts:
