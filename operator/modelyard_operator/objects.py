@@ -78,6 +78,17 @@ def owner_reference(parent: Object) -> Object:
     }
 
 
+def child_metadata(parent: Object, name: str, extra: Mapping[str, str] | None = None) -> Object:
+    """The metadata of a child of this name, which goes with its parent. `extra`: labels beside those of every child."""
+    meta = parent["metadata"]
+    return {
+        "name": name,
+        "namespace": meta["namespace"],
+        "labels": labels_for(parent["kind"], meta["name"], extra),
+        "ownerReferences": [owner_reference(parent)],
+    }
+
+
 def is_owned_by(child: Object, parent: Object) -> bool:
     uid = parent["metadata"]["uid"]
     return any(ref.get("uid") == uid for ref in child["metadata"].get("ownerReferences") or ())

@@ -92,10 +92,8 @@ def _restarts(played: Played, pod: str) -> int:
 
 
 def _evicted(played: Played, pod: str) -> bool:
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
-    path = f"/api/v1/namespaces/{played.namespace}/pods/{pod}/eviction"
     try:
-        played.api.request("POST", path, body)
+        played.api.evict(played.namespace, pod)
     except Refused as refused:
         if refused.code != TOO_MANY_REQUESTS:
             raise

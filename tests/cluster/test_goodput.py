@@ -88,8 +88,7 @@ def test_a_kill_an_eviction_and_a_pause_cost_what_a_person_computes(laboratory: 
         return status.get("attempt") == attempt and (status.get("progress") or {}).get("step", 0) >= step
 
     eventually("the killed one has gone on", lambda: beyond(2, 75), 120, played.told)
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "scheduled-2-0"}}
-    laboratory.api.request("POST", f"/api/v1/namespaces/{namespace}/pods/scheduled-2-0/eviction", body)
+    laboratory.api.evict(namespace, "scheduled-2-0")
     eventually("the evicted one has gone on", lambda: beyond(3, 130), 120, played.told)
     played.edit(suspend=True)
     paused = time.monotonic()

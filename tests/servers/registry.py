@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import io
 import json
 import tarfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 
 import pyarrow
+
+from servers.listening import listening
 
 USER, PASSWORD = "robot", "of-the-team"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -79,18 +80,9 @@ def tar(files: Mapping[str, bytes], links: Sequence[tuple[str, str, bytes]] = ()
     return packed.getvalue()
 
 
-@contextlib.contextmanager
-def registry() -> Iterator[Registry]:
+def registry() -> AbstractContextManager[Registry]:
     """Serve on this machine, without TLS."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    made = Registry(f"127.0.0.1:{http.server_port}")
-    http.RequestHandlerClass = _handler(made)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    try:
-        yield made
-    finally:
-        http.shutdown()
-        http.server_close()
+    return listening(Registry, _handler)
 
 
 def _handler(made: Registry) -> type[BaseHTTPRequestHandler]:

@@ -10,9 +10,11 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from servers.listening import listening
 
 KEY = "of-the-team"
 PREFIX = "/api/2.0/mlflow/"
@@ -77,16 +79,11 @@ class Tracking:
 @contextmanager
 def tracking() -> Iterator[Tracking]:
     """Serve on this machine, for whoever has the key."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    made = Tracking(f"http://127.0.0.1:{http.server_port}")
-    http.RequestHandlerClass = _handler(made)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    try:
-        yield made
-    finally:
-        made.open.set()
-        http.shutdown()
-        http.server_close()
+    with listening(lambda host: Tracking(f"http://{host}"), _handler) as made:
+        try:
+            yield made
+        finally:
+            made.open.set()
 
 
 def _handler(made: Tracking) -> type[BaseHTTPRequestHandler]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelyard_operator.objects import SERVICE, labels_for, owner_reference
+from modelyard_operator.objects import SERVICE, child_metadata
 from modelyard_operator.plan import Object
 from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.scaling_spec import Scaling
@@ -39,7 +39,7 @@ def _horizontal(service: Object, scaling: Scaling) -> Object:
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": _metadata(service),
+        "metadata": child_metadata(service, service["metadata"]["name"]),
         "spec": {
             "scaleTargetRef": _target(service),
             "minReplicas": scaling.min_replicas,
@@ -67,7 +67,7 @@ def _scaled_object(service: Object, scaling: Scaling, installation: Installation
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
-        "metadata": _metadata(service),
+        "metadata": child_metadata(service, service["metadata"]["name"]),
         "spec": {
             "scaleTargetRef": _target(service),
             "minReplicaCount": scaling.min_replicas,
@@ -94,13 +94,3 @@ def pod_pattern(service: str) -> str:
     name is long."""
     digits = min(_REVISION_LENGTH, _POD_BASE_LENGTH - len(service) - 1)
     return f"{service}-[0-9a-f]{{{digits}}}-?[a-z0-9]*-?[a-z0-9]{{5}}"
-
-
-def _metadata(service: Object) -> Object:
-    meta = service["metadata"]
-    return {
-        "name": meta["name"],
-        "namespace": meta["namespace"],
-        "labels": labels_for(SERVICE, meta["name"]),
-        "ownerReferences": [owner_reference(service)],
-    }

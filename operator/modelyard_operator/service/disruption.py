@@ -11,9 +11,7 @@ from modelyard_operator.objects import (
     LABEL_SERVICE,
     MANAGED_BY,
     MANAGER,
-    SERVICE,
-    labels_for,
-    owner_reference,
+    child_metadata,
     router_name,
 )
 from modelyard_operator.plan import Object
@@ -27,29 +25,22 @@ def make_disruption_budgets(
 ) -> list[Object]:
     """A budget wherever there may be two pods of a kind. A single one has none: nothing could be kept of it, and a
     drain that must not touch it would wait for ever."""
-    made = []
+    made, name = [], service["metadata"]["name"]
     most = spec.replicas if spec.scaling is None else max(spec.replicas, spec.scaling.max_replicas)
     if most > 1 and not spec.suspend:
-        servers = {"matchLabels": {MANAGED_BY: MANAGER, LABEL_SERVICE: service["metadata"]["name"]}}
+        servers = {"matchLabels": {MANAGED_BY: MANAGER, LABEL_SERVICE: name}}
         of_a_revision = [{"key": LABEL_REVISION, "operator": "Exists"}]
-        made.append(_budget(service, service["metadata"]["name"], {**servers, "matchExpressions": of_a_revision}))
+        made.append(_budget(service, name, {**servers, "matchExpressions": of_a_revision}))
     if routed and installation.router_replicas > 1:
-        name = service["metadata"]["name"]
         made.append(_budget(service, router_name(name), {"matchLabels": router_selector(name)}))
     return made
 
 
 def _budget(service: Object, name: str, selector: Object) -> Object:
-    meta = service["metadata"]
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {
-            "name": name,
-            "namespace": meta["namespace"],
-            "labels": labels_for(SERVICE, meta["name"]),
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": child_metadata(service, name),
         # A pod that is not Ready serves nobody: it must not hold up a drain.
         "spec": {"maxUnavailable": 1, "selector": selector, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
     }

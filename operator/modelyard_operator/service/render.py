@@ -8,10 +8,8 @@ from modelyard_operator.objects import (
     LABEL_SERVICE,
     MANAGED_BY,
     MANAGER,
-    SERVICE,
+    child_metadata,
     content_hash,
-    labels_for,
-    owner_reference,
     revision_name,
 )
 from modelyard_operator.plan import Object
@@ -66,17 +64,12 @@ def make_deployment(
     """The servers of one revision. `revision` and its selector never change; replicas are the operator's alone."""
     meta = service["metadata"]
     profile = installation.profile(spec)
-    labels = labels_for(SERVICE, meta["name"], {**spec.predictor.labels, LABEL_REVISION: revision})
+    name = revision_name(meta["name"], revision)
+    metadata = child_metadata(service, name, {**spec.predictor.labels, LABEL_REVISION: revision})
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {
-            "name": revision_name(meta["name"], revision),
-            "namespace": meta["namespace"],
-            "labels": labels,
-            "annotations": {ANNOTATION_GENERATION: str(meta.get("generation", 1))},
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": {**metadata, "annotations": {ANNOTATION_GENERATION: str(meta.get("generation", 1))}},
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 1,
@@ -84,7 +77,7 @@ def make_deployment(
             "selector": {"matchLabels": selector_of(meta["name"], revision)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
-                "metadata": {"labels": labels, "annotations": dict(spec.predictor.annotations)},
+                "metadata": {"labels": metadata["labels"], "annotations": dict(spec.predictor.annotations)},
                 "spec": make_pod_spec(service, spec, model, revision, installation),
             },
         },

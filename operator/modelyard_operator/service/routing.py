@@ -15,9 +15,7 @@ from modelyard_operator.objects import (
     MANAGED_BY,
     MANAGER,
     ROUTER,
-    SERVICE,
-    labels_for,
-    owner_reference,
+    child_metadata,
     revision_name,
     router_name,
 )
@@ -56,7 +54,6 @@ def make_revision_service(service: Object, revision: str, *, grpc: bool) -> Obje
 
 
 def _service(service: Object, name: str, selector: dict[str, str], *, grpc: bool) -> Object:
-    meta = service["metadata"]
     ports = [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}]
     if grpc:
         told = {"name": "grpc", "port": GRPC_PORT, "protocol": "TCP", "targetPort": "grpc"}
@@ -64,12 +61,7 @@ def _service(service: Object, name: str, selector: dict[str, str], *, grpc: bool
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": name,
-            "namespace": meta["namespace"],
-            "labels": labels_for(SERVICE, meta["name"]),
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": child_metadata(service, name),
         "spec": {
             "type": "ClusterIP",
             "selector": selector,
@@ -84,8 +76,8 @@ def router_selector(service: str) -> dict[str, str]:
 
 def make_router(service: Object, spec: ModelServiceSpec, rollout: Rollout, installation: Installation) -> Object:
     """The routers with the table that the rollout asks for. Another table makes other pods: they count anew."""
-    meta = service["metadata"]
-    labels = labels_for(SERVICE, meta["name"], {LABEL_COMPONENT: ROUTER})
+    name = service["metadata"]["name"]
+    metadata = child_metadata(service, router_name(name), {LABEL_COMPONENT: ROUTER})
     container: Object = {
         "name": ROUTER,
         "image": installation.router_image,
@@ -118,19 +110,14 @@ def make_router(service: Object, spec: ModelServiceSpec, rollout: Rollout, insta
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {
-            "name": router_name(meta["name"]),
-            "namespace": meta["namespace"],
-            "labels": labels,
-            "ownerReferences": [owner_reference(service)],
-        },
+        "metadata": metadata,
         "spec": {
             "replicas": installation.router_replicas,
             "revisionHistoryLimit": 1,
-            "selector": {"matchLabels": router_selector(meta["name"])},
+            "selector": {"matchLabels": router_selector(name)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
-                "metadata": {"labels": {**labels, LABEL_TABLE: rollout.table}},
+                "metadata": {"labels": {**metadata["labels"], LABEL_TABLE: rollout.table}},
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
@@ -195,15 +182,5 @@ def make_ingress(service: Object, spec: ModelServiceSpec) -> Object:
 
 
 def _outside(service: Object, api: str, kind: str, body: Object) -> Object:
-    meta = service["metadata"]
-    return {
-        "apiVersion": api,
-        "kind": kind,
-        "metadata": {
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "labels": labels_for(SERVICE, meta["name"]),
-            "ownerReferences": [owner_reference(service)],
-        },
-        "spec": body,
-    }
+    metadata = child_metadata(service, service["metadata"]["name"])
+    return {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": body}

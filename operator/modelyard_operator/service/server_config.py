@@ -9,6 +9,7 @@ from modelyard_operator.quantity import amount
 from modelyard_operator.service.runtime import GRPC_PORT, HTTP_PORT
 from modelyard_operator.service.source import model_directory
 from modelyard_operator.service.spec import ModelServiceSpec
+from modelyard_operator.service.traffic_spec import Limits
 
 KEYS_PATH = "/var/run/modelyard/keys"
 """Where the Secret of API keys is mounted, a file for each."""
@@ -51,7 +52,7 @@ def server_config(name: str, spec: ModelServiceSpec, model: Object, revision: st
 def limits(spec: ModelServiceSpec) -> Object:
     """The limits in the words of servers and routers."""
     wait = spec.limits.max_wait_seconds
-    default = type(spec.limits)().max_wait_seconds  # not said: servers of before know no such limit
+    default = Limits().max_wait_seconds  # not said: servers of before know no such limit
     return {
         **({"maxWaitSeconds": wait} if wait != default else {}),
         "maxQueue": spec.limits.max_queue,

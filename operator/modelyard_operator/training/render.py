@@ -7,6 +7,7 @@ from modelyard_operator.objects import (
     LABEL_ATTEMPT,
     LABEL_RANK,
     TRAINING,
+    child_metadata,
     labels_for,
     output_claim_name,
     owner_reference,
@@ -81,12 +82,7 @@ def make_peer_service(training: Object, spec: ModelTrainingSpec) -> Object | Non
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": peer_service_name(meta["name"]),
-            "namespace": meta["namespace"],
-            "labels": labels_for(TRAINING, meta["name"]),
-            "ownerReferences": [owner_reference(training)],
-        },
+        "metadata": child_metadata(training, peer_service_name(meta["name"])),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
@@ -101,30 +97,17 @@ def make_peer_service(training: Object, spec: ModelTrainingSpec) -> Object | Non
 
 def make_pod_metadata(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int, status_ca: str) -> Object:
     """Everything of a pod that can be repaired while it lives."""
-    meta = training["metadata"]
     annotations = {**spec.pod.annotations, **queue_annotations(training, spec)}
     if status_ca:
         annotations[ANNOTATION_STATUS_CA] = status_ca
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": pod_name(meta["name"], attempt, rank),
-            "namespace": meta["namespace"],
-            "labels": labels_for(
-                TRAINING,
-                meta["name"],
-                {
-                    **spec.pod.labels,
-                    **queue_labels(training, spec, attempt),
-                    LABEL_ATTEMPT: str(attempt),
-                    LABEL_RANK: str(rank),
-                },
-            ),
-            "annotations": annotations,
-            "ownerReferences": [owner_reference(training)],
-        },
+    labels = {
+        **spec.pod.labels,
+        **queue_labels(training, spec, attempt),
+        LABEL_ATTEMPT: str(attempt),
+        LABEL_RANK: str(rank),
     }
+    metadata = child_metadata(training, pod_name(training["metadata"]["name"], attempt, rank), labels)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, "annotations": annotations}}
 
 
 def make_pod(training: Object, spec: ModelTrainingSpec, attempt: int, rank: int, surroundings: Surroundings) -> Object:

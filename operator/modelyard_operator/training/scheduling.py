@@ -8,7 +8,7 @@ Coscheduling a PodGroup named by a label: https://github.com/kubernetes-sigs/sch
 
 from __future__ import annotations
 
-from modelyard_operator.objects import LABEL_ATTEMPT, LABEL_TRAINING, TRAINING, labels_for, owner_reference
+from modelyard_operator.objects import LABEL_ATTEMPT, LABEL_TRAINING, child_metadata
 from modelyard_operator.plan import Object
 from modelyard_operator.training.spec import ModelTrainingSpec
 
@@ -48,16 +48,10 @@ def make_pod_group(training: Object, spec: ModelTrainingSpec) -> Object | None:
     version = _POD_GROUPS.get(spec.scheduling.gang)
     if version is None:
         return None
-    meta = training["metadata"]
     return {
         "apiVersion": version,
         "kind": "PodGroup",
-        "metadata": {
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "labels": labels_for(TRAINING, meta["name"]),
-            "ownerReferences": [owner_reference(training)],
-        },
+        "metadata": child_metadata(training, training["metadata"]["name"]),
         "spec": {"minMember": spec.trainer.num_nodes},
     }
 

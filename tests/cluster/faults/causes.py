@@ -80,11 +80,8 @@ def _kill(bench: Bench, played: Played, victim: int) -> None:
 
 
 def _evict(bench: Bench, played: Played, victim: int) -> None:
-    """As `kubectl drain` does it."""
     played.running()
-    pod = f"{played.name}-1-{victim}"
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": bench.namespace}}
-    bench.api.request("POST", f"/api/v1/namespaces/{bench.namespace}/pods/{pod}/eviction", body)
+    bench.api.evict(bench.namespace, f"{played.name}-1-{victim}")
 
 
 def _too_small_a_batch(_bench: Bench, name: str, _victim: int) -> Object:

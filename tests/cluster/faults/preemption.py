@@ -81,10 +81,8 @@ def delete(bench: Bench, _played: Played, pod: str) -> None:
 
 
 def evict(bench: Bench, _played: Played, pod: str) -> None:
-    """As `kubectl drain` does it."""
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": bench.namespace}}
     with suppress(Refused):  # it has just ended
-        bench.api.request("POST", f"/api/v1/namespaces/{bench.namespace}/pods/{pod}/eviction", body)
+        bench.api.evict(bench.namespace, pod)
 
 
 DISTURBANCES: tuple[Callable[[Bench, Played, str], None], ...] = (suspend, delete, evict)
