@@ -57,8 +57,9 @@ test: ## all tests and lint; the cluster and the images are prepared meanwhile
 
 .PHONY: test-pure
 test-pure: venv ## the tests that need no cluster
-	# a core for each, not all for all; two more than there are, since many wait for processes of their own
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --dist worksteal $(PURE_TESTS)
+	# a core for each, not all for all; two more than there are, since many wait for processes of their own;
+	# nice, so that the processes that explain, which run only when nobody else wants to, have their turn beside them
+	OMP_NUM_THREADS=1 nice -n 19 $(PYTEST) --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --dist worksteal $(PURE_TESTS)
 
 .PHONY: faults
 faults: venv cluster images ## kill the operator after every single write of two lives, before and after its answer

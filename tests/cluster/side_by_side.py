@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 WAITING_THREADS = 12
-BUSY_THREADS = 4
+BUSY_THREADS = 2
 TIMEOUT_SECONDS = 900
 
 _running = pytest.StashKey[dict[str, "Future[float]"]]()

@@ -8,13 +8,13 @@ import numpy as np
 from modelyard_workloads.artifact import Artifact
 from modelyard_workloads.serve.loading import load
 
-from servers.inprocess import MODEL, VERSION, configure, eventually, running
+from servers.inprocess import MODEL, PATIENT, VERSION, configure, eventually, running
 
 
 def explained(artifact: Artifact, instance: Any) -> dict[str, Any]:
     """The explanation of one instance of KServe's v1 protocol."""
     model = {"name": MODEL, "path": str(artifact.path), "digest": artifact.digest, "version": VERSION}
-    config = configure(model=model, explain={"enabled": True, "steps": 20}, limits={"timeoutSeconds": 60})
+    config = configure(model=model, explain={"enabled": True, "steps": 20}, limits=PATIENT)
     with running(load(config).runtime, config) as server:
         eventually(lambda: server.plane.ready)
         reply = server.infer({"instances": [instance]}, path=f"/v1/models/{MODEL}:explain")

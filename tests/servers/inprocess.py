@@ -24,6 +24,8 @@ from modelyard_workloads.serve.wiring import loaded_model, serve
 DIGEST = "sha256:" + "0" * 64
 MODEL = "rows"
 VERSION = "r1"
+PATIENT = {"timeoutSeconds": 240}
+"""Limits of a server whose process that explains may take only what other tests leave over."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Running:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=70)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENT["timeoutSeconds"] + 10)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()

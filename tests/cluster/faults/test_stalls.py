@@ -14,8 +14,13 @@ ALL = Promise("stalls", partial(play, ("stopped", "collective", "loader")))
 """One training that hangs in each way, one after the other."""
 
 
-@pytest.mark.side_by_side(seconds=120, busy=True)
-@pytest.mark.parametrize("promise", [ALL, NO_FALSE_ALARM], ids=lambda promise: str(promise.name))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        pytest.param(ALL, marks=pytest.mark.side_by_side(seconds=200, busy=True), id="stalls"),
+        pytest.param(NO_FALSE_ALARM, marks=pytest.mark.side_by_side(seconds=300), id="no false alarm"),
+    ],
+)
 def test_a_standstill_is_found_and_slow_work_is_none(laboratory: Laboratory, promise: Promise) -> None:
     namespace, _ = operator_that_listens(laboratory, promise.name.replace(" ", "-"))
     broken = play_round(promise, Bench(laboratory.api, namespace), number=1)

@@ -40,6 +40,16 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return data
 
 
+def write_ready(stream: BinaryIO) -> None:
+    """The first word of the process that explains: it has its model, and reads requests."""
+    write_frame(stream, {"ready": True})
+
+
+def read_ready(stream: BinaryIO) -> None:
+    """Wait for it. Raises EOFError when the process ended."""
+    read_frame(stream)
+
+
 def write_request(stream: BinaryIO, arrays: Mapping[str, Array], seconds: float) -> None:
     """Inputs that passed the checks, and how long the answer may take."""
     named = [Tensor(name, _datatype(array), array) for name, array in arrays.items()]

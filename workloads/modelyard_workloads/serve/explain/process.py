@@ -2,6 +2,7 @@
 
 It is started by the first request, has one thread at the lowest priority, loads the artifact itself and explains one
 request at a time. One that takes too long, or whose client left, is killed with it; the next request starts another.
+Only while it loads it is let live: a server that is busy leaves it little, and it would begin again for ever.
 So nothing of it ever runs on the inference thread or holds this process' interpreter.
 """
 
@@ -22,7 +23,7 @@ from modelyard_workloads.hardware import openmp_environment
 from modelyard_workloads.serve.config import ServeConfig
 from modelyard_workloads.serve.errors import DeadlineExceeded, InvalidInput, NotReady, Saturated
 from modelyard_workloads.serve.explain.explanation import Explanation
-from modelyard_workloads.serve.explain.frames import read_explanations, write_request
+from modelyard_workloads.serve.explain.frames import read_explanations, read_ready, write_request
 from modelyard_workloads.serve.tensors import Array
 
 MAX_PENDING = 8
@@ -38,6 +39,11 @@ class _Ask:
         self.arrays = arrays
         self.deadline = deadline
         self.given_up = False
+
+
+def _refuse_if_given_up(ask: _Ask) -> None:
+    if ask.given_up:
+        raise DeadlineExceeded("given up")  # nobody reads it
 
 
 class ExplainerProcess:
@@ -56,6 +62,7 @@ class ExplainerProcess:
         self._pipes = ThreadPoolExecutor(1, "explanations")  # reads and writes them, which blocks
         self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._loaded = False
 
     @property
     def pid(self) -> int | None:
@@ -87,7 +94,7 @@ class ExplainerProcess:
         except asyncio.CancelledError:
             with self._starting:
                 ask.given_up = True
-                if self._process is not None:
+                if self._process is not None and self._loaded:
                     self._process.kill()
             raise
 
@@ -95,6 +102,7 @@ class ExplainerProcess:
         """On the thread of the pipes."""
         process = self._running(ask)
         try:
+            self._wait_until_loaded(process, ask)
             write_request(cast(BinaryIO, process.stdin), ask.arrays, ask.deadline - monotonic())
             return read_explanations(cast(BinaryIO, process.stdout))
         except (EOFError, OSError):
@@ -103,8 +111,7 @@ class ExplainerProcess:
 
     def _running(self, ask: _Ask) -> subprocess.Popen[bytes]:
         with self._starting:
-            if ask.given_up:
-                raise DeadlineExceeded("given up")  # nobody reads it
+            _refuse_if_given_up(ask)
             if self._process is not None and self._process.poll() is not None:
                 self._bury(self._process)
             if self._process is None:
@@ -112,7 +119,15 @@ class ExplainerProcess:
                 self._process = subprocess.Popen(
                     command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
                 )
+                self._loaded = False
             return self._process
+
+    def _wait_until_loaded(self, process: subprocess.Popen[bytes], ask: _Ask) -> None:
+        if not self._loaded:
+            read_ready(cast(BinaryIO, process.stdout))
+            with self._starting:
+                self._loaded = True
+                _refuse_if_given_up(ask)
 
     def _bury(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()

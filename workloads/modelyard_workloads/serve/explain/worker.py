@@ -18,7 +18,7 @@ from modelyard_workloads.serve.config import parse_config
 from modelyard_workloads.serve.errors import InvalidInput, without_text
 from modelyard_workloads.serve.explain.explainers import Explainer, build_explainer
 from modelyard_workloads.serve.explain.explanation import Explanation
-from modelyard_workloads.serve.explain.frames import read_request, write_explanations, write_refusal
+from modelyard_workloads.serve.explain.frames import read_request, write_explanations, write_ready, write_refusal
 from modelyard_workloads.serve.explain.gradients import Effort
 from modelyard_workloads.serve.tensors import Array
 
@@ -39,6 +39,11 @@ def run(config_text: str) -> None:
     config = parse_config(config_text)
     assert config.explain is not None
     explainer: Explainer | None = None
+    try:
+        explainer = _load(config.model.path, config.model.digest)
+    except Exception as error:  # whoever asks tries it again, and is told
+        log.error("cannot load the model", exc_info=without_text(error))
+    write_ready(answers)
     while True:
         arrays, deadline = requests.get()
         try:
