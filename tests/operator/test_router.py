@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from modelyard_operator.router import __main__ as main
+from modelyard_operator.router import patience, proxy
 from modelyard_operator.router.config import Backend, InvalidConfig, parse_config
 from modelyard_operator.router.table import Shares
 from routing import answering, backend, free_port, router, server, until
@@ -170,6 +171,53 @@ async def test_an_answer_that_breaks_off_breaks_off_for_the_client_too() -> None
         await until(lambda: client.router.counts.status()["revisions"]["a"]["errors"] == 1)
 
 
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure_of_the_revision() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 1000)
+            await asyncio.sleep(0.001)
+
+    async with server(endless) as port, router(backend("a", port)) as client:
+        async with client.session.get(client.url) as response:
+            await response.content.readexactly(5000)
+            response.close()
+        await until(lambda: client.router.counts.in_flight == 0, 120)
+        counted = client.router.counts.status()["revisions"].get("a", {"errors": 0})
+        assert counted["errors"] == 0
+
+
+async def test_a_server_that_does_not_answer_in_time_is_told_by_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(proxy, "ANSWER_SECONDS", 0.0)
+    go = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await request.read()
+        await go.wait()
+        return web.json_response({})
+
+    async with server(slow) as port, router(backend("a", port), timeoutSeconds=0.1) as client:
+        async with client.session.post(client.url, data=b"{}") as response:
+            assert response.status == 504
+            assert "in time" in (await response.json())["error"]
+        go.set()
+        assert (await client.post())[0] == 200
+
+
+async def test_what_is_about_one_connection_alone_is_not_passed_on() -> None:
+    async def tell(request: web.Request) -> web.Response:
+        return web.json_response(sorted(name.lower() for name in request.headers))
+
+    async with server(tell) as port, router(backend("a", port)) as client:
+        dropped = {"Connection": "keep-alive, X-Mine", "X-Mine": "1", "TE": "trailers", "Keep-Alive": "timeout=5"}
+        async with client.session.get(client.url, headers={**dropped, "X-Kept": "1"}) as response:
+            names = await response.json()
+        assert "x-kept" in names
+        assert not {"x-mine", "te", "keep-alive"} & set(names), names
+
+
 BAD = {
     b"GET / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc": b"400",
     b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd": b"400",
@@ -179,6 +227,8 @@ BAD = {
     b"POST / HTTP/1.1\r\nHost: a\r\n folded: b\r\n\r\n": b"400",
     b"GET / HTTP/2.0\r\n\r\n": b"505",
     b"nonsense\r\n\r\n": b"400",
+    b"GET /\nX:y HTTP/1.1\r\n\r\n": b"400",
+    b"GET / HTTP/1.1\r\nX: y\nContent-Length: 3\r\n\r\nabc": b"400",
     b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n": b"431",
 }
 

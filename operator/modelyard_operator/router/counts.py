@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from modelyard_operator.load import LATENCY_BASE
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_LOG_BASE = math.log(LATENCY_BASE)
 
 
 class Counts:
@@ -37,6 +38,7 @@ class Counts:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         gauges = {"held": "Requests that wait for a server.", "in_flight": "Requests that are not answered yet."}
         for name, text in gauges.items():
             gauge = Gauge(f"modelyard_router_requests_{name}", text, registry=self.registry)
@@ -65,8 +67,12 @@ class Counts:
             self._requests[revision] += 1
             self._errors[revision] += code == 0 or code >= 500
             self._latencies[revision][_bucket(seconds)] += 1
-        self._total.labels(revision, str(code)).inc()
-        self._seconds.labels(revision).observe(seconds)
+        children = self._children.get((revision, code))
+        if children is None:  # finding them by their labels costs as much as counting
+            children = self._total.labels(revision, str(code)), self._seconds.labels(revision)
+            self._children[revision, code] = children
+        children[0].inc()
+        children[1].observe(seconds)
 
     def compare(self, alike: bool) -> None:
         """A mirrored request's answers were compared."""
@@ -98,4 +104,4 @@ class Counts:
 
 def _bucket(seconds: float) -> int:
     """See `load.LATENCY_BASE`."""
-    return max(0, math.ceil(math.log(max(seconds * 1000, 1e-3)) / math.log(LATENCY_BASE)))
+    return max(0, math.ceil(math.log(max(seconds * 1000, 1e-3)) / _LOG_BASE))

@@ -19,12 +19,17 @@ class Shares:
         self._weights = [backend.percent if total else 1 for backend in backends]
         self._total = total or len(self._backends)
         self._credit = [0] * len(self._backends)
+        indices = range(len(self._backends))
+        by_weight = sorted(indices, key=lambda index: -self._weights[index])
+        # for each that is chosen: itself, then the others
+        self._orders = [[self._backends[i] for i in (c, *(i for i in by_weight if i != c))] for c in indices]
 
     def next(self) -> list[Backend]:
         """The backend whose turn it is, then the others, to which a request goes where that one cannot be reached."""
+        if len(self._orders) == 1:
+            return self._orders[0]
         for index, weight in enumerate(self._weights):
             self._credit[index] += weight
         chosen = max(range(len(self._backends)), key=self._credit.__getitem__)
         self._credit[chosen] -= self._total
-        others = sorted((i for i in range(len(self._backends)) if i != chosen), key=lambda i: -self._weights[i])
-        return [self._backends[i] for i in (chosen, *others)]
+        return self._orders[chosen]

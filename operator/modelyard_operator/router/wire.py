@@ -13,6 +13,9 @@ from dataclasses import dataclass
 MAX_HEAD = 65_536
 PIECE = 65_536
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LINES = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*")
+_LINE = re.compile(rb"([^:]+):([^\r]*)\r\n")  # one of them
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"proxy-authenticate"}
 
 
@@ -36,6 +39,8 @@ class Head:
     """Bytes of the body; None where it is chunked, or ends with the connection."""
     chunked: bool
     keep_alive: bool
+    raw: bytes = b""
+    """As it came, where all of it may be sent on; empty where something in it is about one connection alone."""
 
     def value(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")
@@ -52,39 +57,37 @@ class Head:
 
 def parse_head(data: bytes) -> Head:
     """A head, up to and with its empty line. Raises BadMessage."""
-    first, *lines = data[:-4].split(b"\r\n")
+    first, _, block = data[:-2].partition(b"\r\n")
     start = first.split(b" ", 2)
     if len(start) != 3 and not (len(start) == 2 and first.startswith(b"HTTP/")):
         raise BadMessage("the first line is not METHOD PATH HTTP/1.1")
-    headers = []
-    lengths: set[bytes] = set()
-    codings: list[bytes] = []
-    connection = b""
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise BadMessage("a header line is not NAME: VALUE")
-        name, value = name.lower(), value.strip(b" \t")
-        if b"\r" in value or b"\n" in value or b"\0" in value:
-            raise BadMessage("a header has control characters")
-        headers.append((name, value))
-        if name == b"content-length":
-            lengths.add(value)
-        elif name == b"transfer-encoding":
-            codings.append(value.lower())
-        elif name == b"connection":
-            connection += b"," + value.lower()
+    if _CONTROL.search(first):
+        raise BadMessage("the first line has control characters")
+    if not _LINES.fullmatch(block):
+        raise BadMessage(_what_is_wrong(block))
+    headers = tuple([(name.lower(), value.strip(b" \t")) for name, value in _LINE.findall(block)])
+    named = dict(headers)
+    lengths = {value for name, value in headers if name == b"content-length"}
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    connection = [value.lower() for name, value in headers if name == b"connection"]
     response = first.startswith(b"HTTP/")
     version = start[0] if response else start[2]
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
         raise BadMessage("only HTTP/1.1 and HTTP/1.0 are spoken", 505)
-    options = {option.strip() for option in connection.split(b",")}
+    options = {option.strip() for option in b",".join(connection).split(b",")} if connection else set()
     keep = b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
     length, chunked = _framing(lengths, codings)
     if not response and length is None and not chunked:
         length = 0
     parts = (start[0], start[1], start[2] if len(start) == 3 else b"")
-    return Head(start=parts, headers=tuple(headers), length=length, chunked=chunked, keep_alive=keep)
+    return Head(parts, headers, length, chunked, keep, data if _HOP_BY_HOP.isdisjoint(named) else b"")
+
+
+def _what_is_wrong(block: bytes) -> str:
+    """With header lines that do not match `_LINES`."""
+    lines = block.split(b"\r\n")[:-1]
+    named = all(colon and _TOKEN.fullmatch(name) for name, colon, _ in (line.partition(b":") for line in lines))
+    return "a header has control characters" if named else "a header line is not NAME: VALUE"
 
 
 def _framing(lengths: set[bytes], codings: list[bytes]) -> tuple[int | None, bool]:
@@ -104,6 +107,8 @@ def _framing(lengths: set[bytes], codings: list[bytes]) -> tuple[int | None, boo
 
 def forwarded(head: Head, *, close: bool = False) -> bytes:
     """The head as it is sent on: without what is about one connection alone."""
+    if head.raw:
+        return head.raw[:-2] + b"connection: close\r\n\r\n" if close else head.raw
     named = {o.strip().lower() for key, v in head.headers if key == b"connection" for o in v.split(b",")}
     dropped = _HOP_BY_HOP | (named - {b"close", b"keep-alive", b"content-length", b"transfer-encoding"})
     lines = [b" ".join(part for part in head.start if part)]
@@ -123,7 +128,7 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
         raise BadMessage("the connection ended within a head") from None
     except asyncio.LimitOverrunError:
         raise BadMessage(f"the head has more than {MAX_HEAD} bytes", 431) from None
-    return parse_head(data.lstrip(b"\r\n"))
+    return parse_head(data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data)
 
 
 async def body_pieces(reader: asyncio.StreamReader, head: Head) -> AsyncIterator[bytes]:
