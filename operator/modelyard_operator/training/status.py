@@ -23,6 +23,7 @@ from modelyard_operator.training.rendezvous import processes_per_node
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 from modelyard_operator.training.stall import NO_PROGRESS
+from modelyard_operator.training.waiting import refused
 from modelyard_operator.training.waiting import waiting as waiting_for
 
 KEPT = (
@@ -130,7 +131,7 @@ def _set_conditions(marks: Conditions, situation: Situation, step: Step) -> None
         marks.set("Restarting", False, "NotRestarting")
     if children.report is not None or situation.was("ProgressMade"):
         marks.set("ProgressMade", True, "ProgressReported", "rank 0 reports progress")
-    _set_stalled(marks, _refusal(situation), waiting if active else [], step)
+    _set_stalled(marks, refused(situation), waiting if active else [], step)
     settled = step.finished is not None or step.suspended or gang.scheduled == gang.size or marks.is_true("Stalled")
     settled = settled or marks.is_true("Queued")
     marks.set("Reconciling", not settled, "Settled" if settled else "StartingPods")
@@ -139,12 +140,12 @@ def _set_conditions(marks: Conditions, situation: Situation, step: Step) -> None
     marks.set("Finished", step.finished is not None, step.reason or "Active", step.message)
 
 
-def _set_stalled(marks: Conditions, refused: str, waiting: list[tuple[str, str]], step: Step) -> None:
+def _set_stalled(marks: Conditions, refusal: str, waiting: list[tuple[str, str]], step: Step) -> None:
     fatal = next(((r, t) for r, t in waiting if r in (*_FATAL_WAITING, "Unschedulable")), None)
     if step.stalled:
         marks.set("Stalled", True, NO_PROGRESS, step.stalled)
-    elif refused:
-        marks.set("Stalled", True, "Blocked", refused)
+    elif refusal:
+        marks.set("Stalled", True, "Blocked", refusal)
     elif step.waiting and step.waiting.reason != "TrainingNotFinished":
         marks.set("Stalled", True, step.waiting.reason, step.waiting.message)
     elif fatal:
@@ -182,16 +183,6 @@ def _set_scheduling(marks: Conditions, situation: Situation, waiting: list[tuple
         marks.set("StorageReady", False, "ClaimNotReady", storage[0][1])
     else:
         marks.set("StorageReady", None, "Waiting", "bound when the first pod has a machine")
-
-
-def _refusal(situation: Situation) -> str:
-    """What was refused of the children that are needed; spare pods are not."""
-    spares = f"Pod/{situation.name}-{situation.gang.attempt}-"
-    return "; ".join(
-        f"{name}: {text}"
-        for name, text in sorted(situation.children.refusals.items())
-        if not (name.startswith(spares) and int(name.removeprefix(spares)) >= situation.gang.size)
-    )
 
 
 def phase_of(marks: Conditions) -> str:

@@ -1,33 +1,84 @@
-"""Why nodes do not run yet, and what they ask for of that of which there is too little. Pure.
+"""Why nodes do not run yet, with what they ask for and what is left of it. Pure.
 
-The operator has no rights on nodes: how much is free it does not know. The scheduler says on how many nodes too little
-is; this says how much is wanted, which the scheduler does not.
+The operator has no rights on nodes: on how many of them too little is free is what the scheduler says, and how much is
+wanted, which it does not say, stands in the spec. Of a quota both are known.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 
+from modelyard_operator import quantity
 from modelyard_operator.training.gang import waiting_reasons
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 
-_SHORT_OF = re.compile(r"Insufficient ([A-Za-z0-9][-A-Za-z0-9_./]*[A-Za-z0-9])")
+_UNPLACED = re.compile(r"(\d+)/(\d+) nodes are available: (.+)", re.DOTALL)
 """In the scheduler's words: `0/5 nodes are available: 5 Insufficient nvidia.com/gpu.`"""
+_SHORT_OF = re.compile(r"Insufficient ([A-Za-z0-9][-A-Za-z0-9_./]*[A-Za-z0-9])")
+_SECOND_THOUGHTS = re.compile(r"\.? (?:[a-z][A-Za-z ]*, )?preemption: .*", re.DOTALL)
+"""`. no new claims to deallocate, preemption: 0/5 nodes are available: …`: that nobody is to be put out for this pod,
+node by node again. The first half is there since Kubernetes 1.32."""
+_QUOTA = re.compile(r"exceeded quota: ([^,]+), requested: .+, used: (.+), limited: ([^;\s]+)")
+"""`exceeded quota: team, requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=2, limited: …`"""
 
 
 def waiting(situation: Situation) -> list[tuple[str, str]]:
     """(reason, message) of every pod that waits: `waiting_reasons`, with what was asked for."""
     found = waiting_reasons(situation.gang, situation.children.pod_warnings, situation.now)
-    return [(reason, text + asked(situation.spec, text)) for reason, text in found]
+    return [(reason, unplaced(situation.spec, text)) for reason, text in found]
 
 
-def asked(spec: ModelTrainingSpec, message: str) -> str:
-    """`; asked for: 2 nodes with nvidia.com/gpu 8 each`, of what the scheduler says is short; else empty."""
+def unplaced(spec: ModelTrainingSpec, message: str) -> str:
+    """What the scheduler says, with how much is asked for of that which is short; any other message as it is.
+
+    `asks for 8 nvidia.com/gpu on each of 2 nodes; 0 of 5 nodes have that free (3 Insufficient nvidia.com/gpu, …)`
+    """
+    found = _UNPLACED.search(message)
+    if found is None:
+        return message
+    why = _SECOND_THOUGHTS.sub("", found[3]).rstrip(". ")
     resources, nodes = spec.trainer.resources_per_node, spec.trainer.num_nodes
     amounts = {**resources.limits, **resources.requests}
-    short = [name for name in dict.fromkeys(_SHORT_OF.findall(message)) if name in amounts]
-    if not short:
+    wanted = [f"{amounts[name]} {name}" for name in dict.fromkeys(_SHORT_OF.findall(why)) if name in amounts]
+    if not wanted:
+        return f"{message[: found.start(3)]}{why}"
+    where = f"each of {nodes} nodes" if nodes > 1 else "one node"
+    asks = f"asks for {' and '.join(wanted)} on {where}"
+    return f"{message[: found.start()]}{asks}; {found[1]} of {found[2]} nodes have that free ({why})"
+
+
+def refused(situation: Situation) -> str:
+    """What the API server refused of the children that are needed, which spare pods are not; alike ones are counted."""
+    spares = f"Pod/{situation.name}-{situation.gang.attempt}-"
+    told: dict[str, list[str]] = {}
+    for child, text in sorted(situation.children.refusals.items()):
+        if child.startswith(spares) and int(child.removeprefix(spares)) >= situation.gang.size:
+            continue
+        quota = _QUOTA.search(text)
+        alike = quota[1] if quota else text.replace(child.partition("/")[2], "")
+        told.setdefault(alike, []).append(f"{child}: {text}{left_of(text)}")
+    return "; ".join(first + (f" (and {len(more)} more)" if more else "") for first, *more in told.values())
+
+
+def left_of(message: str) -> str:
+    """`; free: 2 requests.nvidia.com/gpu` of a quota that the message says is exceeded; else empty."""
+    found = _QUOTA.search(message)
+    if found is None:
         return ""
-    wanted = ", ".join(f"{name} {amounts[name]}" for name in short)
-    return f"; asked for: {nodes} nodes with {wanted} each" if nodes > 1 else f"; asked for: {wanted}"
+    used, limited = _amounts(found[2]), _amounts(found[3])
+    left = [f"{_difference(limited[name], used[name])} {name}" for name in limited if name in used]
+    return f"; free: {', '.join(left)}" if left else ""
+
+
+def _amounts(text: str) -> Mapping[str, str]:
+    """Resource -> quantity, of `requests.cpu=2,pods=1`; what is not a quantity is left out."""
+    pairs = (pair.partition("=") for pair in text.split(","))
+    return {name.strip(): amount for name, _, amount in pairs if re.fullmatch(quantity.PATTERN, amount)}
+
+
+def _difference(limited: str, used: str) -> str:
+    left = max(quantity.amount(limited) - quantity.amount(used), Decimal(0))
+    return quantity.canonical(f"{left / 1024:f}Ki" if limited.endswith("i") else f"{left:f}")
