@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.pinned import cpu_seconds
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATHS = os.pathsep.join(str(ROOT / part) for part in ("tests", "workloads", "operator"))
@@ -41,22 +43,23 @@ def server() -> Iterator[int]:
 
 
 @contextmanager
-def router(port: int, log: Path) -> Iterator[int]:
-    """A router before it; its port."""
+def router(port: int, log: Path) -> Iterator[tuple[int, int]]:
+    """A router before it; its port and its session."""
     config = {"backends": [{"revision": "r", "host": "127.0.0.1", "port": port, "percent": 100}]}
     told = {**config, "host": "127.0.0.1", "port": 0, "adminPort": 0, "drainSeconds": 0}
     command = [sys.executable, "-m", "modelyard_operator.router"]
-    with log.open("w") as out, _process(command, {"MODELYARD_ROUTER": json.dumps(told)}, stderr=out):
+    with log.open("w") as out, _process(command, {"MODELYARD_ROUTER": json.dumps(told)}, stderr=out) as process:
         due = time.monotonic() + 30
         while not (found := _PORT.search(log.read_text())):
             assert time.monotonic() < due, log.read_text()
             time.sleep(0.05)
-        yield int(found[1])
+        yield int(found[1]), process.pid
 
 
 @contextmanager
 def _process(command: list[str], extra: dict[str, str], **how: Any) -> Iterator[subprocess.Popen[Any]]:
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATHS, **extra}, **how)
+    environment = {**os.environ, "PYTHONPATH": PATHS, **extra}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **how)
     try:
         yield process
     finally:
@@ -72,22 +75,35 @@ def load(port: int, connections: int, seconds: float) -> dict[str, float]:
     return answer
 
 
+def load_through(port: int, session: int, connections: int, seconds: float) -> dict[str, float]:
+    """The same, and CPU microseconds of the router for each request."""
+    before = cpu_seconds(session)
+    answer = load(port, connections, seconds)
+    return {**answer, "cpu_us": 1e6 * (cpu_seconds(session) - before) / answer["all_requests"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--log", type=Path, default=Path("/tmp/modelyard-bench-router.log"))
     asked = parser.parse_args()
-    with server() as direct, router(direct, asked.log) as routed:
+    with server() as direct, router(direct, asked.log) as (routed, session):
         for connections in (1, 8, 32):
             rounds = [
-                (load(direct, connections, asked.seconds), load(routed, connections, asked.seconds))
+                (
+                    load(direct, connections, asked.seconds),
+                    load_through(routed, session, connections, asked.seconds),
+                )
                 for _ in range(asked.rounds)
             ]
             for name in ("p50", "p99"):
                 without, through = (median(pair[side][name] for pair in rounds) for side in (0, 1))
                 line = {"bench": f"router {name}, {connections} connections", "unit": "ms", "direct": round(without, 3)}
                 print(json.dumps({**line, "routed": round(through, 3), "added": round(through - without, 3)}))
+            cost = median(pair[1]["cpu_us"] for pair in rounds)
+            line = {"bench": f"router CPU of a request, {connections} connections", "unit": "µs", "ours": round(cost)}
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
