@@ -42,12 +42,14 @@ def loaded_model(
         explainer = ExplainerProcess(config, metrics.explained)
     limits, rows = config.limits, config.batching.max_batch_size
     if runtime.task in GENERATIVE:
+        from modelyard_workloads.serve.generation.admission import Admission
         from modelyard_workloads.serve.generation.runtime import GenerationDispatch, GenerationRuntime
         from modelyard_workloads.serve.generation.service import GenerationService
 
         assert isinstance(runtime, GenerationRuntime)
         place = (metrics.registry, config.model.name)
-        service = GenerationService(runtime.engine, runtime.language, thread, limits.max_queue, place, observer)
+        admission = Admission(limits.max_queue, limits.max_wait_seconds)
+        service = GenerationService(runtime.engine, runtime.language, thread, admission, place, observer)
         dispatch = GenerationDispatch(service)
         return LoadedModel(
             digest=digest, step=step, runtime=runtime, batcher=dispatch, generation=service, explainer=explainer

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from modelyard_workloads.serve.errors import InvalidInput, Saturated
+from modelyard_workloads.serve.generation.admission import Admission
 from modelyard_workloads.serve.generation.sequences import Piece
 from servers import language
 from servers.inprocess import MODEL, Running, configure, eventually, running
@@ -75,6 +77,46 @@ def test_a_full_queue_says_when_to_come_again() -> None:
             client.join(30)
         assert [answer.status for answer in answers] == [200] * 3
         assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
+
+
+def test_a_prompt_that_would_wait_too_long_is_told_to_come_again() -> None:
+    decoder = language.gated()
+    with serving(decoder, {"maxWaitSeconds": 1e-6}, max_sequences=1) as server:
+        assert post(server, LONG).status == 200, "nothing is known yet of how long an answer takes"
+        decoder.gate.clear()
+        answers: list[Any] = []
+        clients = [threading.Thread(target=lambda: answers.append(post(server, LONG))) for _ in range(2)]
+        for number, client in enumerate(clients):  # one computes, one waits behind nobody
+            client.start()
+            eventually(
+                lambda number=number: server.plane.queue_depth == number and server.traffic.in_flight > number, 120
+            )
+        refused = post(server, LONG)
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1"), refused.body
+        assert "too long" in refused.json()["error"]["message"]
+        decoder.gate.set()
+        for client in clients:
+            client.join(120)
+        assert [answer.status for answer in answers] == [200] * 2
+        assert post(server, LONG).status == 200
+
+
+def test_the_expected_wait_is_the_time_until_places_come_free() -> None:
+    admission = Admission(max_queue=10, max_wait=3)
+    assert admission.expected_wait(5, 2, 2, left_waiting=True) == 0, "nothing has ended yet"
+    for seconds in (1, 3):
+        admission.ended(seconds)
+    assert admission.expected_wait(0, 4, 4, left_waiting=False) == 0
+    assert admission.expected_wait(3, 1, 4, left_waiting=False) == 0, "three places are free"
+    assert admission.expected_wait(6, 2, 4, left_waiting=False) == 4 * 2 / 4
+    assert admission.expected_wait(6, 2, 4, left_waiting=True) == 6 * 2 / 2, "the cache is full before the places are"
+    admission.check(1, 9, 3.0)
+    with pytest.raises(Saturated, match="too long"):
+        admission.check(1, 0, 3.1)
+    with pytest.raises(Saturated, match="full"):
+        admission.check(2, 9, 0)
+    with pytest.raises(InvalidInput, match="fewer prompts"):
+        admission.check(11, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class Engine:
         )
         self._readers: dict[int, _Reader] = {}
         self.stepped = 0  # sequences in the latest step
+        self.left_waiting = False  # by it: there was no place for all
         # A product with few rows reads a matrix by columns up to twice as fast on a CPU; the head is the largest one.
         head = self._model.head.weight.detach()
         self._head = head.t().contiguous() if device.type == "cpu" else head.t()  # (W, V)
@@ -142,7 +143,7 @@ class Engine:
     def step(self) -> list[Piece]:
         """Compute what the scheduler says; a piece for each sequence that has a new token, or ended."""
         works = self.scheduler.schedule()
-        self.stepped = len(works)
+        self.stepped, self.left_waiting = len(works), bool(self.scheduler.waiting)
         now = monotonic()
         for work in works:
             work.sequence.started = work.sequence.started or now

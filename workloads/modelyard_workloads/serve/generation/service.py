@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from modelyard_workloads.serve.batcher import BatchObserver, InferenceThread
-from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Saturated, without_text
+from modelyard_workloads.serve.errors import DeadlineExceeded, InferenceFailed, InvalidInput, without_text
+from modelyard_workloads.serve.generation.admission import Admission
 from modelyard_workloads.serve.generation.metrics import GenerationMetrics
 from modelyard_workloads.serve.generation.sequences import Piece, Sampling, Sequence
 
@@ -104,14 +105,14 @@ class Generation:
 
 
 class GenerationService:
-    """Construct and use on the event loop's thread. At most `max_queue` sequences wait."""
+    """Construct and use on the event loop's thread. `admission` says who may wait."""
 
     def __init__(
         self,
         engine: Engine,
         language: Language,
         thread: InferenceThread,
-        max_queue: int,
+        admission: Admission,
         metrics: MetricsPlace,
         observer: BatchObserver,
     ) -> None:
@@ -119,7 +120,8 @@ class GenerationService:
         self.limits = engine.limits
         self._engine = engine
         self._thread = thread
-        self._max_queue = max_queue
+        self._admission = admission
+        self._left_waiting = False  # by the latest step
         self._loop = asyncio.get_running_loop()
         self._keys = itertools.count(1)
         self._choices: dict[int, _Choice] = {}
@@ -138,17 +140,13 @@ class GenerationService:
         return self._metrics.total
 
     def check_room(self, count: int) -> None:
-        """Raise unless so many sequences more may wait: Saturated, or InvalidInput where they never could.
+        """Raise unless so many sequences more may wait: see `Admission.check`.
 
         For whoever reads a request too: before its prompts are tokenised and multiplied by their choices.
         """
-        if count > self._max_queue:
-            raise InvalidInput(
-                f"the request asks for {count} answers (prompts times n), at most {self._max_queue} may wait:"
-                " send fewer prompts or a smaller n"
-            )
-        if self.depth + count > self._max_queue:
-            raise Saturated("the model's queue is full; try again later")
+        running, depth = len(self._engine.scheduler.running), self.depth
+        wait = self._admission.expected_wait(depth, running, self.limits.max_sequences, left_waiting=self._left_waiting)
+        self._admission.check(count, depth, wait)
 
     def open(self, asks: Several[Ask], deadline: float) -> Generation:
         """Begin; `deadline` is a time of `time.monotonic`. Raises Saturated, and InvalidInput for what cannot fit."""
@@ -201,15 +199,17 @@ class GenerationService:
             log.error("a step failed; all of its sequences are given up", exc_info=without_text(error))
             pieces = self._engine.give_up()
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
-            self._loop.call_soon_threadsafe(self._deliver, pieces, self._engine.stepped, monotonic() - began)
+            stepped = self._engine.stepped, self._engine.left_waiting
+            self._loop.call_soon_threadsafe(self._deliver, pieces, stepped, monotonic() - began)
         if self._engine.idle:
             self._stepping = False
         else:
             self._thread.submit(self._step)
 
-    def _deliver(self, pieces: list[Piece], sequences: int, seconds: float) -> None:
-        """`sequences` were computed for so many seconds."""
+    def _deliver(self, pieces: list[Piece], stepped: tuple[int, bool], seconds: float) -> None:
+        """`stepped`: how many sequences were computed for so many seconds, and whether others were left waiting."""
         now, waits = monotonic(), []
+        sequences, self._left_waiting = stepped
         self._metrics.tokens(sum(piece.token is not None for piece in pieces))
         for piece in pieces:
             choice = self._choices.get(piece.key)
@@ -234,5 +234,7 @@ class GenerationService:
 
     def _observe_end(self, choice: _Choice, reason: str, now: float) -> None:
         self._metrics.ended(reason, choice.tokens, now - choice.arrived, choice.last - choice.first)
+        if choice.sequence.started:
+            self._admission.ended(now - choice.sequence.started)
         if choice.first:
             self._metrics.computed(choice.first - choice.sequence.started, choice.last - choice.first)
