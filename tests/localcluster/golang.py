@@ -94,7 +94,7 @@ def _build_one(go: str, layout: Layout, binary: Binary) -> None:
     command = [
         "nice",
         "-n",
-        "10",
+        "19",
         go,
         "build",
         "-trimpath",

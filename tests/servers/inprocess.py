@@ -120,15 +120,15 @@ def running(runtime: Runtime | None, config: ServeConfig | None = None) -> Itera
     server = Server(config, served, on_started)
     loop_thread = threading.Thread(target=server.run, daemon=True)
     loop_thread.start()
-    assert started.wait(10), "the server did not start"
+    assert started.wait(60), "the server did not start"
     try:
         yield Running(server.servers[0].sockets[0].getsockname()[1], plane, served.app, served.traffic, server)
     finally:
         server.should_exit = True
-        loop_thread.join(10)
+        loop_thread.join(60)
 
 
-def eventually(condition: Any, seconds: float = 10.0) -> None:
+def eventually(condition: Any, seconds: float = 60.0) -> None:
     """Wait until `condition()` is true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -121,4 +121,4 @@ def serving(
         yield server
     finally:
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(60)

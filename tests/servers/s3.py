@@ -57,7 +57,7 @@ def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes]) -> No
     deadline = time.monotonic() + 60
     while True:
         try:
-            with urllib.request.urlopen(f"{address}/moto-api/", timeout=5):
+            with urllib.request.urlopen(f"{address}/moto-api/", timeout=60):
                 return
         except (urllib.error.URLError, ConnectionError):
             assert process.poll() is None, "the S3 server ended"

@@ -167,7 +167,7 @@ def test_progress_is_told_while_it_loads() -> None:
     port = free_port()
     with (
         telling(Progress(total=10, done=4), port),
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as response,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=60) as response,
     ):
         assert json.load(response) == {"doneBytes": 4, "totalBytes": 10}
 

@@ -69,7 +69,7 @@ def test_every_method_of_grpc_but_health_asks_for_a_key(guarded: Running) -> Non
         def code(method: str, *metadata: tuple[str, str]) -> grpc.StatusCode:
             call = channel.stream_stream(f"/{method}", lambda value: value, lambda value: value)
             try:
-                list(call(iter([b""]), metadata=metadata, timeout=10))
+                list(call(iter([b""]), metadata=metadata, timeout=60))
             except grpc.RpcError as error:
                 found: grpc.StatusCode = error.code()
                 return found

@@ -67,7 +67,7 @@ class Traffic:
         connection: http.client.HTTPConnection | None = None
         while connection is not None or self._in_service:
             try:
-                connection = connection or http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=10)
+                connection = connection or http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
                 connection.request("POST", INFER, self._body)
                 response = connection.getresponse()
                 response.read()

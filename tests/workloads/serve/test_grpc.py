@@ -63,7 +63,7 @@ def call(address: str, method: str, request: Any, response: Any, service: str = 
     """One call as generated code makes it, without a client library."""
     with grpc.insecure_channel(address) as channel:
         stub = channel.unary_unary(f"/{service}/{method}", type(request).SerializeToString, response.FromString)
-        return stub(request, timeout=10)
+        return stub(request, timeout=60)
 
 
 def test_every_field_has_the_public_number_and_type() -> None:
@@ -174,7 +174,7 @@ def test_a_stream_survives_a_request_that_is_refused(client: triton.InferenceSer
     client.start_stream(lambda result, error: answers.put((result, error)))
     for values in (X, X * 1e7, X):
         client.async_stream_infer(MODEL, inputs(values))
-    first, refused, last = (answers.get(timeout=10) for _ in range(3))
+    first, refused, last = (answers.get(timeout=60) for _ in range(3))
     client.stop_stream()
     assert first[0].as_numpy("y").tolist() == last[0].as_numpy("y").tolist() == Y
     assert "below a million" in str(refused[1])
@@ -299,7 +299,7 @@ def test_a_model_that_is_loading_is_unavailable() -> None:
                 "/grpc.health.v1.Health/Watch",
                 health_pb2.HealthCheckRequest.SerializeToString,
                 health_pb2.HealthCheckResponse.FromString,
-            )(health_pb2.HealthCheckRequest(), timeout=10)
+            )(health_pb2.HealthCheckRequest(), timeout=60)
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             watch.cancel()
         with pytest.raises(grpc.RpcError) as refused:

@@ -60,7 +60,7 @@ def test_a_million_tiny_chunks_do_not_hurt(server: Running) -> None:
 
 
 def _stream(server: Running, pieces: list[bytes]) -> Reply:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         for piece in pieces:
             connection.sendall(piece)
@@ -69,7 +69,7 @@ def _stream(server: Running, pieces: list[bytes]) -> Reply:
 
 def test_a_slow_body_gets_408_and_a_slow_model_504() -> None:
     with running(RowModel(seconds=0.8), configure(limits={"timeoutSeconds": 0.4})) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode() + b"{")
             reply = read_reply(connection)
             assert reply.status == 408
@@ -106,13 +106,13 @@ def test_a_full_queue_gets_503_with_retry_after_at_once() -> None:
         assert "queue is full" in refused.error
         model.gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert [reply.status for reply in replies] == [200] * 3
 
 
 def test_request_bytes_held_at_a_time_are_bounded() -> None:
     with running(RowModel(), configure(limits={"maxPendingBytes": 2000})) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
             slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1900\r\n\r\n".encode() + b" " * 1800)
             eventually(lambda: server.traffic.in_flight == 1)
             time.sleep(0.1)
@@ -131,12 +131,12 @@ def test_work_of_a_client_that_went_away_is_dropped() -> None:
         first.start()
         eventually(lambda: model.begun == 1)  # in flight is not enough: the other's body may come before its own
         body = json.dumps({"inputs": [{**X, "shape": [3, 2]}]}).encode()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as gone:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as gone:
             gone.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
             eventually(lambda: server.plane.queue_depth == 1)
         eventually(lambda: server.plane.queue_depth == 0)
         model.gate.set()
-        first.join(10)
+        first.join(60)
         assert model.batches == [2]
 
 

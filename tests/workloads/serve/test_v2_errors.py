@@ -182,7 +182,7 @@ def test_truncated_and_trailing_compression_is_refused(server: Running) -> None:
     ],
 )
 def test_what_is_hardly_http_gets_a_json_error(server: Running, raw: bytes, status: int) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(raw)
         reply = read_reply(connection)
     assert reply.status == status

@@ -185,7 +185,7 @@ def test_metrics_have_the_vocabulary_and_no_words_of_clients() -> None:
 def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(server: Running) -> None:
     one = json.dumps({"id": "1", "inputs": [X]}).encode()
     two = json.dumps({"id": "2", "inputs": [X]}).encode()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         for body in (one, two):
             head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)

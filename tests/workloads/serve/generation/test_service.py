@@ -42,7 +42,7 @@ def test_a_client_that_leaves_gives_its_blocks_back(stream: bool) -> None:
     decoder = language.gated()
     with serving(decoder) as server:
         decoder.gate.clear()
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         connection.request("POST", "/v1/completions", json.dumps({**LONG, "stream": stream}))
         eventually(lambda: metric(server, "vllm:num_requests_running") == 1)
         steps = decoder.steps
