@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ from modelyard_operator.plan import Object
 
 FIELD_MANAGER = "modelyard"
 MAX_IN_FLIGHT = 48
+PAGE = 200
+"""Objects in one answer where all of a cluster are looked at, and none is kept."""
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=3)
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -47,6 +49,7 @@ KINDS: Mapping[str, Kind] = {
     "ModelTraining": Kind("/apis/modelyard.dev/v1alpha1", "modeltrainings"),
     "ModelService": Kind("/apis/modelyard.dev/v1alpha1", "modelservices"),
     "Pod": Kind("/api/v1", "pods"),
+    "Node": Kind("/api/v1", "nodes"),
     "Service": Kind("/api/v1", "services"),
     "PersistentVolumeClaim": Kind("/api/v1", "persistentvolumeclaims"),
     "Event": Kind("/api/v1", "events"),
@@ -139,6 +142,18 @@ class Cluster:
         headers = {"Accept": _METADATA_ONLY} if metadata_only else {}
         body = await self._request("GET", _path(kind, namespace), query=query, headers=headers)
         return list(body.get("items") or ())
+
+    async def pages(self, kind: str, *, fields: str = "") -> AsyncIterator[Object]:
+        """All objects of a kind in all namespaces, one page in memory at a time."""
+        query = {"limit": str(PAGE), **({"fieldSelector": fields} if fields else {})}
+        while True:
+            body = await self._request("GET", _path(kind, None), query=query)
+            for item in body.get("items") or ():
+                yield item
+            following = (body.get("metadata") or {}).get("continue")
+            if not following:
+                return
+            query["continue"] = following
 
     async def create(self, body: Object, namespace: str | None = None) -> Object:
         namespace = namespace or body.get("metadata", {}).get("namespace")

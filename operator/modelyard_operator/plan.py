@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from modelyard_operator.load import Load
+from modelyard_operator.room import Room
 
 Object = dict[str, Any]
 """A Kubernetes object as the API server speaks it: a JSON object."""
@@ -111,6 +112,8 @@ class Children:
     """Claims that a ModelService serves from, or that name it as an owner."""
     pod_warnings: Mapping[str, str] = field(default_factory=dict)
     """Pod name -> the newest Warning event of a pod that has been waiting for some seconds."""
+    room: Mapping[str, Room] = field(default_factory=dict)
+    """Extended resource that a pod finds too little of -> how much of it is free; empty where that is not known."""
     refusals: Mapping[str, str] = field(default_factory=dict)
     """Child kind/name -> why it could not be written: an object of that name belongs to somebody else, a quota…"""
     absent: frozenset[str] = frozenset()

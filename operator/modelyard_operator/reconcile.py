@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
 from modelyard_operator import metrics
+from modelyard_operator.capacity import SAID_AGAIN_SECONDS, Capacity
 from modelyard_operator.cluster import ApiError, Cluster, kind_of
 from modelyard_operator.events import EventRecorder
 from modelyard_operator.objects import covers, is_owned_by, is_terminating
@@ -56,6 +58,7 @@ class Reconciler:
         self._recorder = recorder
         self._syncs = syncs
         self._reasons = PodReasons(cluster)
+        self._capacity = Capacity(cluster, queue.add)
         # When a status difference was first seen and when a status was last written. Only ever used to delay a write:
         # a fresh process that knows neither writes at once.
         self._differs_since: dict[Key, float] = {}
@@ -91,9 +94,12 @@ class Reconciler:
             self._differs_since.pop(key, None)
             self._written.pop(key, None)
             self._reasons.forget(key)
+            self._capacity.forget(key)
             return
-        told = await self._reasons.of(key, self._store.children(key).pods)
-        children = self._store.children(key, told.warnings)
+        pods = self._store.children(key).pods
+        told = await self._reasons.of(key, pods)
+        room = self._capacity.of(key, pods)
+        children = replace(self._store.children(key), pod_warnings=told.warnings, room=room)
         plan = self._syncs[key.kind](parent, children, utc_now())
         if plan.decided:
             if await self._write_status(key, parent, plan):
@@ -109,7 +115,8 @@ class Reconciler:
             return
         await self._write_children(key, parent, plan)
         wait = await self._write_status_when_due(key, parent, plan)
-        delays = [delay for delay in (plan.requeue_after, wait, told.next_look) if delay is not None]
+        again = SAID_AGAIN_SECONDS if room else None
+        delays = [delay for delay in (plan.requeue_after, wait, told.next_look, again) if delay is not None]
         if delays:
             self._queue.add_after(key, min(delays))
 

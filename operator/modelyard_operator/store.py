@@ -159,7 +159,7 @@ class Store:
     def parents(self) -> list[Key]:
         return [Key(*place) for place in self._objects if place[0] in (TRAINING, SERVICE)]
 
-    def children(self, key: Key, pod_warnings: dict[str, str] | None = None) -> Children:
+    def children(self, key: Key) -> Children:
         """The children of a parent, each kind ordered by name."""
         by_kind: dict[str, list[Object]] = {kind: [] for kind in _CHILD_KINDS}
         for (kind, _), obj in sorted(self._children.get(key, {}).items()):
@@ -177,7 +177,6 @@ class Store:
             held_claims=claims,
             training=self.get(*target) if target else None,
             report=self.reports.get(key),
-            pod_warnings=pod_warnings or {},
             refusals=dict(self.refusals.get(key, {})),
             absent=frozenset(self.absent.get(key, ())),
         )

@@ -3,6 +3,7 @@ goes on. (What is wrong in a spec itself is `tests/operator/bad_specs.yaml`'s.)"
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -102,10 +103,15 @@ def test_missing_credentials_are_named_and_reach_the_trainer_with_a_prefix(labor
     played.wait("done", 240, phase="Succeeded")
 
 
+FREE = r"free: [0-9]+ of [0-9]+ nvidia.com/gpu on [0-9]+ nodes, at most [0-9] on one"
+"""The fake nodes have 8 each."""
+
+
 def test_more_gpus_than_any_node_has_can_be_put_right_while_suspended(laboratory: Laboratory) -> None:
     wanted = {"resourcesPerNode": {"limits": {"nvidia.com/gpu": 64}}}
     played = create(laboratory, training("many-gpus", trainer=wanted))
-    stalled(played, "Unschedulable", "Insufficient nvidia.com/gpu")
+    stalled(played, "Unschedulable", "asks for 64 nvidia.com/gpu on one node")
+    eventually("what is free is said", lambda: re.search(FREE, played.told()), told=played.told)
     played.edit(suspend=True, trainer={"resourcesPerNode": {"limits": {"nvidia.com/gpu": 1}}})
     played.wait("suspended", phase="Suspended")
     played.edit(suspend=False)

@@ -66,14 +66,31 @@ def test_every_pod_of_the_installation_is_restricted_and_cannot_write_its_root(p
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_the_operator_gets_no_secrets_roles_exec_nodes_or_wildcards(profile: str) -> None:
-    forbidden = ("secrets", "nodes", "pods/exec", "pods/attach", "pods/ephemeralcontainers", "serviceaccounts/token")
+def test_the_operator_gets_no_secrets_roles_exec_or_wildcards_and_only_looks_at_nodes(profile: str) -> None:
+    forbidden = (
+        "secrets",
+        "nodes/proxy",
+        "pods/exec",
+        "pods/attach",
+        "pods/ephemeralcontainers",
+        "serviceaccounts/token",
+    )
     for body in (*chart(*PROFILES[profile]), *kustomization()):
         for rule in body.get("rules") or []:
             assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}, identity(body)
             assert not set(rule["resources"]) & set(forbidden), identity(body)
+            assert "nodes" not in rule["resources"] or rule["verbs"] == ["list"], identity(body)
             assert "rbac.authorization.k8s.io" not in rule["apiGroups"], identity(body)
             assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), identity(body)
+
+
+@pytest.mark.parametrize(
+    ("options", "listed"),
+    [((), True), (("--set", "rbac.readNodes=false"), False), (PROFILES["in two namespaces"], False)],
+)
+def test_nodes_are_listed_only_where_all_pods_are_and_it_is_wanted(options: tuple[str, ...], listed: bool) -> None:
+    resources = {name for body in chart(*options) for rule in body.get("rules") or [] for name in rule["resources"]}
+    assert ("nodes" in resources) == listed
 
 
 def test_named_namespaces_turn_the_cluster_role_into_a_role_in_each() -> None:

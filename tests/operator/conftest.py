@@ -12,6 +12,8 @@ import uvloop
 def pytest_asyncio_loop_factories(
     config: pytest.Config,  # noqa: ARG001
     item: pytest.Item,
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
-    """See pytest-asyncio; None: asyncio's own."""
-    return {"uvloop": uvloop.new_event_loop} if item.path.name.startswith("test_router") else None
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """See pytest-asyncio."""
+    if item.path.name.startswith("test_router"):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}

@@ -5,9 +5,11 @@ The messages are those of schedulers, quotas and kubelets of Kubernetes 1.31 to 
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from modelyard_operator.room import Room
 from modelyard_operator.training.spec import ModelTrainingSpec
 from modelyard_operator.training.waiting import left_of, unplaced
 from trainings_world import world
@@ -80,7 +82,26 @@ ONE = spec(1, limits={"cpu": "64", "nvidia.com/gpu": 1})
 def test_what_the_scheduler_finds_short_is_said_with_how_much_was_asked_for(
     found: ModelTrainingSpec, message: str, text: str
 ) -> None:
-    assert unplaced(found, message) == text
+    assert unplaced(found, message, {}) == text
+
+
+@pytest.mark.parametrize(
+    ("room", "text"),
+    [
+        (
+            Room(nodes=4, total=Decimal(32), free=Decimal(10), most=Decimal(6)),
+            "free: 10 of 32 nvidia.com/gpu on 4 nodes, at most 6 on one",
+        ),
+        (Room(nodes=1, total=Decimal(8), free=Decimal(0)), "free: 0 of 8 nvidia.com/gpu on one node"),
+        (Room(nodes=0), "no node that takes pods has any nvidia.com/gpu"),
+    ],
+)
+def test_and_with_how_much_is_free_where_that_is_known(room: Room, text: str) -> None:
+    found = spec(2, limits={"nvidia.com/gpu": 8, "cpu": "64"})
+    said = unplaced(found, SCHEDULER, {"nvidia.com/gpu": room})
+    assert (
+        said == f"asks for 8 nvidia.com/gpu and 64 cpu on each of 2 nodes; 0 of 5 nodes have that free ({BUSY}); {text}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* What the operator may do in the namespaces that it watches: no secrets, no roles, no exec, no nodes. */}}
+{{/* What the operator may do in the namespaces that it watches: no secrets, no roles, no exec. */}}
 {{- define "modelyard.rules" -}}
 - apiGroups: [modelyard.dev]
   resources: [modeltrainings, modelservices]

@@ -1,7 +1,7 @@
 """Why nodes do not run yet, with what they ask for and what is left of it. Pure.
 
-The operator has no rights on nodes: on how many of them too little is free is what the scheduler says, and how much is
-wanted, which it does not say, stands in the spec. Of a quota both are known.
+On how many nodes too little is free is what the scheduler says; how much is wanted stands in the spec, and how much is
+free of a GPU is read from the nodes where the operator may. Of a quota all is known.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from modelyard_operator import quantity
+from modelyard_operator.room import Room, short_of
 from modelyard_operator.training.gang import waiting_reasons
 from modelyard_operator.training.situation import Situation
 from modelyard_operator.training.spec import ModelTrainingSpec
 
 _UNPLACED = re.compile(r"(\d+)/(\d+) nodes are available: (.+)", re.DOTALL)
 """In the scheduler's words: `0/5 nodes are available: 5 Insufficient nvidia.com/gpu.`"""
-_SHORT_OF = re.compile(r"Insufficient ([A-Za-z0-9][-A-Za-z0-9_./]*[A-Za-z0-9])")
 _SECOND_THOUGHTS = re.compile(r"\.? (?:[a-z][A-Za-z ]*, )?preemption: .*", re.DOTALL)
 """`. no new claims to deallocate, preemption: 0/5 nodes are available: …`: that nobody is to be put out for this pod,
 node by node again. The first half is there since Kubernetes 1.32."""
@@ -28,13 +28,14 @@ _QUOTA = re.compile(r"exceeded quota: ([^,]+), requested: .+, used: (.+), limite
 def waiting(situation: Situation) -> list[tuple[str, str]]:
     """(reason, message) of every pod that waits: `waiting_reasons`, with what was asked for."""
     found = waiting_reasons(situation.gang, situation.children.pod_warnings, situation.now)
-    return [(reason, unplaced(situation.spec, text)) for reason, text in found]
+    return [(reason, unplaced(situation.spec, text, situation.children.room)) for reason, text in found]
 
 
-def unplaced(spec: ModelTrainingSpec, message: str) -> str:
-    """What the scheduler says, with how much is asked for of that which is short; any other message as it is.
+def unplaced(spec: ModelTrainingSpec, message: str, room: Mapping[str, Room]) -> str:
+    """What the scheduler says, with how much is asked for and free of that which is short; any other message as it is.
 
-    `asks for 8 nvidia.com/gpu on each of 2 nodes; 0 of 5 nodes have that free (3 Insufficient nvidia.com/gpu, …)`
+    `asks for 8 nvidia.com/gpu on each of 2 nodes; 0 of 5 nodes have that free (3 Insufficient nvidia.com/gpu, …); free:
+    10 of 32 nvidia.com/gpu on 4 nodes, at most 6 on one`
     """
     found = _UNPLACED.search(message)
     if found is None:
@@ -42,12 +43,21 @@ def unplaced(spec: ModelTrainingSpec, message: str) -> str:
     why = _SECOND_THOUGHTS.sub("", found[3]).rstrip(". ")
     resources, nodes = spec.trainer.resources_per_node, spec.trainer.num_nodes
     amounts = {**resources.limits, **resources.requests}
-    wanted = [f"{amounts[name]} {name}" for name in dict.fromkeys(_SHORT_OF.findall(why)) if name in amounts]
+    short = [name for name in short_of(why) if name in amounts]
+    wanted = [f"{amounts[name]} {name}" for name in short]
     if not wanted:
         return f"{message[: found.start(3)]}{why}"
     where = f"each of {nodes} nodes" if nodes > 1 else "one node"
     asks = f"asks for {' and '.join(wanted)} on {where}"
-    return f"{message[: found.start()]}{asks}; {found[1]} of {found[2]} nodes have that free ({why})"
+    free = "".join(f"; {_free(name, room[name])}" for name in short if name in room)
+    return f"{message[: found.start()]}{asks}; {found[1]} of {found[2]} nodes have that free ({why}){free}"
+
+
+def _free(name: str, room: Room) -> str:
+    if not room.nodes:
+        return f"no node that takes pods has any {name}"
+    where = f"{room.nodes} nodes, at most {room.most:f} on one" if room.nodes > 1 else "one node"
+    return f"free: {room.free:f} of {room.total:f} {name} on {where}"
 
 
 def refused(situation: Situation) -> str:
