@@ -75,6 +75,14 @@ def test_the_workloads_are_told_the_digest_that_was_pinned() -> None:
     assert told == {"uri": "file:///modelyard/model/a", "digest": digest}
 
 
+def test_the_workloads_are_told_when_running_out_of_memory_brings_more() -> None:
+    limited = {"image": "", "builtin": "bert-pretraining", "resourcesPerNode": {"limits": {"memory": "2Gi"}}}
+    changes: dict[str, Any] = {"trainer": limited, "dataset": {"uri": "example://docs"}}
+    grows = training(**changes, failurePolicy={"onOOM": {"memoryFactor": 1.5, "memoryMax": "8Gi"}})
+    assert json.loads(environment(grows)["MODELYARD_CONFIG"])["memoryGrows"] is True
+    assert "memoryGrows" not in json.loads(environment(training(**changes))["MODELYARD_CONFIG"])
+
+
 def test_kueue_orders_by_a_priority_class_of_its_own() -> None:
     body = training(scheduling={"queueName": "research", "workloadPriorityClassName": "urgent"})
     assert pod(body)["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "urgent"

@@ -90,6 +90,8 @@ class TrainingConfig(Section):
     output: Output
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     privacy: Privacy | None = None
+    memory_grows: bool = False
+    """A pod that runs out of memory is started again with more: then nothing is refused for the want of it."""
 
     @property
     def private(self) -> DifferentialPrivacy | None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_NO_LIMIT = 1 << 60  # version 1 says it by a number
 _CGROUP_V1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
 
 
@@ -14,6 +16,32 @@ def available_cores() -> int:
     cores = len(os.sched_getaffinity(0))
     quota = _quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def available_memory(processes: int = 1) -> int | None:
+    """Bytes that this process may still take, as one of so many that share the container's limit; pages of files are
+    not counted, since they can be given back. None where there is no limit.
+    """
+    limit = memory_limit()
+    return None if limit is None else max(0, limit // processes - _own_memory())
+
+
+def memory_limit() -> int | None:
+    """Bytes that this container may use; None where there is no limit."""
+    for path in _MEMORY_LIMITS:
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdecimal() and int(text) < _NO_LIMIT else None
+    return None
+
+
+def _own_memory() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def openmp_environment(threads: int) -> dict[str, str]:

@@ -22,6 +22,7 @@ from modelyard_workloads.backward import Backward, compile_model
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import Ranks
+from modelyard_workloads.estimates import demand
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.optimizer import MovingAverage, build_optimizer, restore_optimizer, set_learning_rate
@@ -30,7 +31,7 @@ from modelyard_workloads.private import PrivateBackward
 from modelyard_workloads.randomness import random_state, restore_random_state, seed_everything
 from modelyard_workloads.schedule import Schedule
 from modelyard_workloads.sharding import gathered, in_step, share_out_optimizer, shared_out
-from modelyard_workloads.tasks.base import Metered, OwnOptimizer, Shardable, Task
+from modelyard_workloads.tasks.base import Estimated, Metered, OwnOptimizer, Shardable, Task
 from modelyard_workloads.watch import Watch
 
 
@@ -66,6 +67,8 @@ class Training:
         parameters = config.parameters
         seed_everything(parameters.seed)  # the same initial weights on every rank
         self.data = task.build_data(Shard(rank=ranks.rank, world_size=ranks.world_size), ranks.device)
+        if isinstance(task, Estimated):
+            demand.check(task.demand(), config, ranks)
         self.model = task.build_model()
         self.sharded = isinstance(task, Shardable) and ranks.world_size > 1 and task.share_out(self.model, ranks.device)
         self.model.to(ranks.device)

@@ -129,6 +129,7 @@ def environment(
 def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> Object:
     """The MODELYARD_CONFIG of a bundled trainer (`modelyard_workloads.config`)."""
     meta = training["metadata"]
+    oom = spec.failure_policy.on_oom
     return {
         "task": spec.trainer.builtin,
         "parameters": spec.trainer.parameters,
@@ -150,4 +151,6 @@ def _builtin_config(training: Object, spec: ModelTrainingSpec, attempt: int) -> 
             "resume": spec.checkpoint.resume,
         },
         "privacy": manifest(spec.privacy) if spec.privacy else None,
+        # An older image does not know the field.
+        **({"memoryGrows": True} if oom is not None and oom.memory_factor > 1 else {}),
     }

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from modelyard_workloads.artifact import Artifact, Description
 from modelyard_workloads.data.order import Order, Shard
+
+if TYPE_CHECKING:
+    from modelyard_workloads.estimates.demand import Demand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,15 @@ class Shardable(Protocol):
 
     def share_out(self, model: nn.Module, device: torch.device) -> bool:
         """Share the model out, if that is asked for (see `sharding.shard`); was it?"""
+        ...
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A task that knows what a step takes."""
+
+    def demand(self) -> Demand:
+        """What one rank needs; asked once, between `build_data` and `build_model`. Raises what the latter raises."""
         ...
 
 

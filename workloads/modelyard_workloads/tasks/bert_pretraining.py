@@ -28,6 +28,8 @@ from modelyard_workloads.data.pretraining_text import (
 from modelyard_workloads.data.sources import DATASET, open_source
 from modelyard_workloads.data.token_file import open_tokens, write_tokens
 from modelyard_workloads.data.wordpiece import TOKENIZER, parse_tokenizer, train_wordpiece
+from modelyard_workloads.estimates.demand import Demand
+from modelyard_workloads.estimates.transformers import Arithmetic, encoder_demand
 from modelyard_workloads.models.bert import BertConfig, BertPretraining
 from modelyard_workloads.models.bert_huggingface import WEIGHTS, BertCheckpoint, Head, load_initial
 from modelyard_workloads.parameters.text import BertPretrainingParameters
@@ -87,6 +89,20 @@ class BertPretrainingTask:
         self._rows = PretrainingRows(train, self._tokenizer, self._parameters)
         self._held_out = PretrainingRows(open_tokens(directory, "held_out"), self._tokenizer, self._parameters)
         return PretrainingBatches(self._rows, self._parameters, shard, device)
+
+    def demand(self) -> Demand:
+        """See `tasks.base.Estimated`."""
+        parameters, length = self._parameters, self._rows.mean_length
+        return encoder_demand(
+            bert_config_for(parameters, self._initial, self._tokenizer),
+            length,
+            parameters,
+            Arithmetic.of(parameters, self._device),
+            head="pretraining",
+            classes=2 if parameters.next_sentence else 0,
+            longest=parameters.sequence_length,
+            masked=parameters.mask_probability * length,
+        )
 
     def build_model(self) -> BertPretraining:
         """The encoder with both heads, or with one where next-sentence prediction is off."""

@@ -28,6 +28,8 @@ from modelyard_workloads.data.order import Shard
 from modelyard_workloads.data.prepared import share_directory
 from modelyard_workloads.data.sources import DATASET, Source, SourceFile, open_source
 from modelyard_workloads.data.wordpiece import TOKENIZER, parse_tokenizer, train_wordpiece
+from modelyard_workloads.estimates.demand import Demand
+from modelyard_workloads.estimates.transformers import Arithmetic, encoder_demand
 from modelyard_workloads.models.bert import BertConfig
 from modelyard_workloads.models.bert_huggingface import BertCheckpoint, Head, load_initial
 from modelyard_workloads.parameters.text import FineTuningParameters
@@ -57,6 +59,7 @@ class BertTuningTask:
     strict: Literal[True] = True
 
     head: ClassVar[Head]
+    estimated_head: ClassVar[Literal["rows", "tokens"]] = "tokens"
     target: ClassVar[str]
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -78,6 +81,11 @@ class BertTuningTask:
     def labelled_texts(self, source: Source) -> LabelledTexts:
         """The data set's rows."""
 
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many numbers the head makes."""
+
     @abstractmethod
     def network(self, config: BertConfig) -> nn.Module:
         """The encoder and the task's head."""
@@ -94,6 +102,26 @@ class BertTuningTask:
         size, seed = self.parameters.batch_size, self.parameters.seed
         return ExampleBatches(self.train, self.target, batch_size=size, seed=seed, shard=shard, device=device)
 
+    def demand(self) -> Demand:
+        """See `tasks.base.Estimated`."""
+        parameters = self.parameters
+        return encoder_demand(
+            bert_config_for(parameters, self._initial, self.tokenizer),
+            self._mean_length,
+            parameters,
+            Arithmetic.of(parameters, self.device),
+            head=self.estimated_head,
+            classes=self.classes,
+            longest=float(np.diff(self.train.starts).max()),
+            private=self._config.private is not None,
+        )
+
+    def work_per_step(self) -> dict[str, float]:
+        """Tokens, and floating-point operations of the matrix products of the layers, as in pretraining."""
+        tokens = self.parameters.batch_size * self._mean_length
+        width, inner = self.bert.width, self.bert.inner
+        return {"tokens": tokens, "flops": 6.0 * tokens * self.bert.layers * (4 * width**2 + 2 * width * inner)}
+
     def build_model(self) -> nn.Module:
         """The head is new unless the initial weights have one of the same classes."""
         self.bert = bert_config_for(self.parameters, self._initial, self.tokenizer)
@@ -101,6 +129,10 @@ class BertTuningTask:
         if self._initial is not None:
             load_initial(model, self._initial, self.head)
         return model
+
+    @property
+    def _mean_length(self) -> float:
+        return len(self.train.tokens) / len(self.train)
 
     def evaluation(self) -> Iterator[ExampleBatch]:
         """This rank's share of the held-out rows, rows of about the same length together."""

@@ -28,7 +28,6 @@ from modelyard_workloads.artifact import (
     TensorValue,
     read_artifact,
 )
-from modelyard_workloads.backward import uses_bf16
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.bpe import CHAT_TEMPLATE, TOKENIZER, TextTokenizer, read_tokenizer
 from modelyard_workloads.data.language_documents import Documents
@@ -36,7 +35,8 @@ from modelyard_workloads.data.order import Shard
 from modelyard_workloads.data.shared_files import make_for_all
 from modelyard_workloads.data.sources import MODEL, open_source
 from modelyard_workloads.data.tokens import IGNORED, TokenBatch, TokenBatches, TokenRows, on_device, prepare
-from modelyard_workloads.estimate import check_memory, demand, parameter_count, step_seconds
+from modelyard_workloads.estimates.demand import Demand
+from modelyard_workloads.estimates.transformers import Arithmetic, decoder_demand
 from modelyard_workloads.exits import ConfigError, DataError, Issue
 from modelyard_workloads.models.decoder import Decoder, DecoderConfig
 from modelyard_workloads.models.decoder_huggingface import (
@@ -57,8 +57,6 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_CONTEXT, _LARGEST_DEFAULT_CONTEXT = 256, 1024
 _EVALUATION_TOKENS = 8192  # of a batch
-# Operations a second that a GPU (a third of an H100 in bfloat16) and two CPU cores reach, for the estimate alone.
-_ASSUMED = {"cuda": 3e14, "cpu": 1e11}
 _GOLDEN_ROWS, _GOLDEN_TOKENS, _GREEDY_TOKENS = 2, 8, 16
 _OF_THE_MODEL = ("architecture", "size", "layers", "width", "heads", "key_value_heads", "vocabulary_size", "dropout")
 
@@ -108,16 +106,19 @@ class CausalLmTask:
         }
         return TokenBatches(self._rows["train"], shard, device, batch_size=parameters.batch_size, seed=parameters.seed)
 
+    def demand(self) -> Demand:
+        """See `tasks.base.Estimated`."""
+        parameters, config = self._parameters, self._given[0] if self._given else self._new_config()
+        by = Arithmetic.of(parameters, self._device)
+        return decoder_demand(config, self._length(), parameters, by, ranks=self._shard.world_size)
+
     def build_model(self) -> NextTokenLoss:
         """A decoder with its loss; with adapters, the decoder's weights are frozen and are no part of its state."""
         parameters = self._parameters
         if self._given is None:
-            config = self._new_config()
-            self._check_memory(config)
-            decoder = Decoder(config)
+            decoder = Decoder(self._new_config())
         else:
             config, weights = self._given
-            self._check_memory(config)
             if self._tokenizer.size > config.vocabulary:
                 raise DataError(
                     f"the tokenizer has {self._tokenizer.size} tokens, the model of model.uri {config.vocabulary}"
@@ -227,30 +228,6 @@ class CausalLmTask:
         if not (model_directory / TOKENIZER).is_file():
             raise DataError(f"model.uri: {self._model_uri} has no {TOKENIZER}; name one by the parameter tokenizer")
         return read_tokenizer(model_directory)
-
-    def _check_memory(self, config: DecoderConfig) -> None:
-        """Say what a step takes; on a GPU, refuse a batch that cannot fit. (With adapters, most weights have no
-        optimizer state: then nothing is refused.)
-        """
-        parameters, ranks = self._parameters, self._shard.world_size
-        need = demand(
-            config,
-            self._length(),
-            optimizer=parameters.optimizer,
-            average=parameters.ema_decay is not None,
-            bf16=uses_bf16(parameters.precision, self._device),
-            ranks_sharing=ranks if parameters.sharding == "full" else 1,
-        )
-        if self._shard.rank == 0:
-            seconds = step_seconds(
-                need, batch_size=parameters.batch_size, ranks=ranks, flops_per_second=_ASSUMED[self._device.type]
-            )
-            count = parameter_count(config)
-            logger.info("%d parameters; a step is estimated at %.3g s on this kind of device", count, seconds)
-        if self._device.type == "cuda" and not parameters.lora:
-            available, _ = torch.cuda.mem_get_info(self._device)
-            parts = parameters.accumulation_steps
-            check_memory(need, available, batch_size=parameters.batch_size, ranks=ranks, parts=parts)
 
     def _new_config(self) -> DecoderConfig:
         parameters = self._parameters

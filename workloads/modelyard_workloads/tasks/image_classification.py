@@ -25,10 +25,13 @@ from modelyard_workloads.artifact import (
     TensorValue,
     read_artifact,
 )
+from modelyard_workloads.backward import compiles
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.images import ImageBatches, ImageDataset, ImageSet, load_images
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.data.sources import MODEL, open_source
+from modelyard_workloads.estimates.demand import Demand, number_bytes
+from modelyard_workloads.estimates.images import image_demand
 from modelyard_workloads.exits import ConfigError, DataError, Issue
 from modelyard_workloads.models.image_classifier import (
     ImageArchitecture,
@@ -61,10 +64,12 @@ class ImageClassificationTask:
         self._dataset: ImageDataset
         self._held_out: ImageSet
         self._shard: Shard
+        self._device: torch.device
+        self._flops: float  # of one image
 
     def build_data(self, shard: Shard, device: torch.device) -> ImageBatches:
         """Images are bytes, on the device where they fit; a batch is cut, augmented and resized there."""
-        self._shard = shard
+        self._shard, self._device = shard, device
         self._dataset = load_images(self._dataset_uri, self._parameters)
         if self._private:  # the moments of the data are not private
             channels = len(self._dataset.mean)
@@ -73,15 +78,39 @@ class ImageClassificationTask:
         on_device = replace(self._dataset, train=self._dataset.train.to(device))
         return ImageBatches(on_device, self._parameters, shard)
 
+    def demand(self) -> Demand:
+        """See `tasks.base.Estimated`; measured on a network of its own."""
+        channels, height, width = self._dataset.train.images.shape[1:]
+        augmented = self._parameters.augment or self._parameters.horizontal_flip
+        size = (self._dataset.image_size,) * 2 if augmented else (height, width)
+        with torch.random.fork_rng(devices=[]):
+            need = image_demand(
+                self._new_model(),
+                (channels, *size),
+                self._parameters,
+                number=number_bytes(self._parameters.precision, self._device),
+                compiled=compiles(self._parameters.compile, self._device),
+                private=self._private,
+            )
+        self._flops = need.flops
+        return need
+
+    def work_per_step(self) -> dict[str, float]:
+        """Floating-point operations of convolutions and linear layers."""
+        return {"flops": self._flops * self._parameters.batch_size}
+
     def build_model(self) -> ImageClassifier:
         """A network for the data's channels and classes, channels last."""
-        try:
-            model = _build(self._architecture(), self._dataset.mean, self._dataset.std)
-        except UnknownArchitecture as error:
-            raise ConfigError([Issue("parameters.architecture", str(error))]) from None
+        model = self._new_model()
         if self._model_uri:
             _load_initial(model.network, self._model_uri)
         return model
+
+    def _new_model(self) -> ImageClassifier:
+        try:
+            return _build(self._architecture(), self._dataset.mean, self._dataset.std)
+        except UnknownArchitecture as error:
+            raise ConfigError([Issue("parameters.architecture", str(error))]) from None
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy with label smoothing; its mean over the ranks is that of the global batch."""

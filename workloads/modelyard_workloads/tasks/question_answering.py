@@ -45,9 +45,14 @@ class QuestionAnsweringTask(BertTuningTask):
         """SQuAD's JSON and tables."""
         return Questions(source, self.parameters)
 
+    @property
+    def classes(self) -> int:
+        """How well an answer begins at a token, and how well it ends there."""
+        return 2
+
     def network(self, config: BertConfig) -> BertTagger:
         """The encoder, and for every token how well the answer begins and ends there."""
-        return BertTagger(config, 2)
+        return BertTagger(config, self.classes)
 
     def loss(self, model: nn.Module, batch: ExampleBatch) -> Tensor:
         """The mean of the cross-entropies of beginning and end, over the windows of the global batch."""

@@ -29,6 +29,8 @@ from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.features import Features
 from modelyard_workloads.data.interactions import Batch, InteractionBatches, Interactions, load_interactions
 from modelyard_workloads.data.order import Shard
+from modelyard_workloads.estimates.demand import Demand
+from modelyard_workloads.estimates.recommenders import recommender_demand
 from modelyard_workloads.exits import ConfigError, Issue
 from modelyard_workloads.models.recommender import Recommender, RecommenderArchitecture
 from modelyard_workloads.models.uninitialised import with_weights
@@ -72,6 +74,10 @@ class RecommendationTask:
         if self._data.skipped["skippedRows"]:
             logger.warning("rows were left out: %s", self._data.skipped)
         return InteractionBatches(self._data.train, self._parameters, shard, device)
+
+    def demand(self) -> Demand:
+        """See `tasks.base.Estimated`."""
+        return recommender_demand(self._architecture(), self._parameters)
 
     def build_model(self) -> Recommender:
         """A network for these columns. Raises ConfigError when its tables do not fit into memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class TextClassificationTask(BertTuningTask):
     objective = Objective(metric="accuracy", higher_is_better=True)
     head: ClassVar[Head] = "BertForSequenceClassification"
     target: ClassVar[str] = "label"
+    estimated_head: ClassVar[Literal["rows", "tokens"]] = "rows"
     parameters: TextClassificationParameters
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -57,13 +58,18 @@ class TextClassificationTask(BertTuningTask):
         found: list[str] = json.loads((self.directory / LABELS).read_bytes())
         return found
 
+    @property
+    def classes(self) -> int:
+        """One for each label."""
+        return len(self.labels)
+
     def network(self, config: BertConfig) -> BertClassifier:
         """The encoder and a linear layer on the first token's vector. Raises ConfigError where privacy takes more
         memory than there is.
         """
         if not self._private:
-            return BertClassifier(config, len(self.labels))
-        model = PrivateBertClassifier(config, len(self.labels))
+            return BertClassifier(config, self.classes)
+        model = PrivateBertClassifier(config, self.classes)
         message = too_large(
             sum(parameter.numel() for parameter in model.parameters()),
             batch_size=self.parameters.batch_size,

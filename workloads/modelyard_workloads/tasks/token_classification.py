@@ -46,9 +46,14 @@ class TokenClassificationTask(BertTuningTask):
         found: list[str] = json.loads((self.directory / LABELS).read_bytes())
         return found
 
+    @property
+    def classes(self) -> int:
+        """One for each label."""
+        return len(self.labels)
+
     def network(self, config: BertConfig) -> BertTagger:
         """The encoder and a linear layer on every token's vector."""
-        return BertTagger(config, len(self.labels))
+        return BertTagger(config, self.classes)
 
     def loss(self, model: nn.Module, batch: ExampleBatch) -> Tensor:
         """Mean cross-entropy of all tokens of the global batch that have a tag."""
