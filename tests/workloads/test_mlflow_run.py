@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 from modelyard_workloads import config as configuration
+from modelyard_workloads import tracked_run
 from modelyard_workloads.mlflow_run import MlflowRun
 from servers.tracking import KEY, Tracking, tracking
 from trainings.builtin import run
 from trainings.pods import SMALL
 from trainings.pods import configuration as raw_configuration
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests leave little of the machine."""
+    monkeypatch.setattr(tracked_run, "CLOSING_SECONDS", 120)
 
 
 def environment(made: Tracking, **changes: str) -> dict[str, str]:

@@ -46,6 +46,10 @@ def _drawers(config: TrainingConfig, ranks: Ranks, outputs: Outputs, step: int) 
         from modelyard_workloads.mlflow_run import MlflowRun  # it imports what takes a moment
 
         drawers.append(MlflowRun.wanted(config, os.environ))
+    if ranks.is_main and (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
+        from modelyard_workloads.wandb_run import WandbRun
+
+        drawers.append(WandbRun.wanted(config, os.environ))
     return [drawer for drawer in drawers if drawer is not None]
 
 
