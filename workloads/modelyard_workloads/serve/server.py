@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from modelyard_workloads.serve.app import Application
 from modelyard_workloads.serve.config import ServeConfig
+from modelyard_workloads.serve.corked import Corked
 from modelyard_workloads.serve.dataplane import DataPlane
 from modelyard_workloads.serve.traffic import Traffic
 
@@ -46,7 +47,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection that never sends anything is closed like an idle one."""
-        super().connection_made(transport)
+        super().connection_made(Corked(transport))
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
