@@ -42,6 +42,8 @@ class Answers:
     seconds: dict[int, list[float]] = field(default_factory=dict)
     without_advice: int = 0
     """Refusals that do not say when to come again."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """Of code 0: the names of what was raised."""
 
     def add(self, code: int, seconds: float, head: bytes) -> None:
         self.codes[code] += 1
@@ -73,13 +75,22 @@ class Clients:
         code, head = 0, b""
         try:
             async with asyncio.timeout(PATIENCE):
-                stream = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-                code, head = await self._exchange(stream)
-        except (OSError, EOFError, TimeoutError):
+                code, head = await self._exchange(await self._connection())
+        except (OSError, EOFError, TimeoutError) as error:
             code = 0
+            self.answers.causes[type(error).__name__] += 1
         seconds = monotonic() - began
         self.answers.add(code, seconds, head)
         return code, seconds
+
+    async def _connection(self) -> Stream:
+        """One that is idle and that the server has not closed meanwhile (it does after 65 s), or a new one."""
+        while self._idle:
+            stream = self._idle.pop()
+            if not stream[0].at_eof():
+                return stream
+            stream[1].close()
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def _exchange(self, stream: Stream) -> tuple[int, bytes]:
         reader, writer = stream
@@ -166,7 +177,7 @@ def bench(seconds: float, scratch: Path) -> None:
     line("overload-capacity", "requests/s", capacity, usual_ms=round(1000 * usual, 2))
     line("overload-answered", "requests/s", answers.codes[200] / seconds, asked=round(total / seconds, 1))
     line("overload-p99", "ms", answers.p99(200), refused_p99_ms=round(answers.p99(*SHED), 2))
-    line("overload-lost", "requests", total - answers.codes[200] - shed, of=total, refused=shed)
+    line("overload-lost", "requests", total - answers.codes[200] - shed, of=total, refused=shed, causes=answers.causes)
     line("overload-refused-without-advice", "requests", answers.without_advice)
     line("overload-memory", "MiB", after - before, before=round(before))
     line("overload-recovery", "s", recovered)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from bench.peers import classifier
 from bench.pinned import HERE, INFER, free_port, load, on_core, server, wait_for_answers
-from bench.serve_peers import Start, running
+from bench.serve_peers import Start, running, starts
 from bench.v2_requests import Row, binary_request, grpc_request, json_request
 from servers.artifacts import image_artifact
 from servers.process import serve_config
@@ -87,6 +87,28 @@ def bench_peers(seconds: float, rounds: int, scratch: Path) -> None:
                     compare(f"serve-{kind}-{connections}", mine, peer.start.name, other, model_us[str(connections)])
 
 
+def bench_grpc(seconds: float, rounds: int, scratch: Path) -> None:
+    """A call to ours beside one to grpcio alone, which answers with prepared bytes: what is left to save."""
+    row = np.random.default_rng(1).random((1, classifier.FEATURES), dtype=np.float32)
+    request = grpc_request(classifier.NAME, row, classifier.INPUT, raw=True)
+    ours, echoes = starts(scratch)[0], {how: free_port() for how in ("loop", "threads")}
+    assert ours.grpc is not None
+    with ExitStack() as stack:
+        session = stack.enter_context(server(ours.command, ours.port, scratch / "ours.log"))
+        wait_for_answers(ours.port, json_request(PATH, row, classifier.INPUT))
+        turns = {"ours": (session, ours.grpc)}
+        for how, port in echoes.items():
+            command = [sys.executable, str(HERE / "peers" / "grpc_echo.py"), str(port), how]
+            turns[how] = stack.enter_context(server(command, port, scratch / f"{how}.log")), port
+        for connections in (1, 32):
+            mine, *alone = in_turns(
+                rounds,
+                *(_turn(session, (connections, seconds), port, request, INFER) for session, port in turns.values()),
+            )
+            for how, other in zip(echoes, alone, strict=True):
+                compare(f"serve-grpc-floor-{connections}", mine, f"grpcio alone, {how}", other)
+
+
 def _turn(session: int, how: tuple[int, float], port: int | None, request: bytes, grpc_path: str) -> Turn:
     assert port is not None
     return lambda: load(port, session, how, request, grpc_path)
@@ -135,7 +157,7 @@ def _builtin(config: dict[str, Any], port: int, log: Path) -> AbstractContextMan
 
 def main() -> None:
     """All benchmarks, one after the other."""
-    benches = {"peers": bench_peers, "encoding": bench_encoding, "batching": bench_batching}
+    benches = {"peers": bench_peers, "grpc": bench_grpc, "encoding": bench_encoding, "batching": bench_batching}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="measured seconds of each turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server")

@@ -60,6 +60,20 @@ async def test_requests_of_one_turn_share_a_batch(thread: InferenceThread) -> No
     assert model.batches == [8]
 
 
+async def test_among_several_clients_a_few_turns_are_waited_for_the_next(thread: InferenceThread) -> None:
+    model = RowModel()
+    batcher = make(model, thread, max_latency=FAR)
+    await asyncio.gather(*(ask(batcher, rows(1, start=i)) for i in range(2)))
+    first = asyncio.ensure_future(ask(batcher, rows(1)))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, ask(batcher, rows(1, start=1)))
+    assert model.batches == [2, 2]
+    async with asyncio.timeout(FAR / 2):
+        await ask(batcher, rows(1))
+    assert model.batches == [2, 2, 1], "who is alone waits a few turns, not the whole latency"
+
+
 async def test_requests_collect_while_the_model_is_busy_up_to_the_batch_size(thread: InferenceThread) -> None:
     model = RowModel()
     model.gate.clear()

@@ -142,9 +142,11 @@ class Application:
 
 
 def _protocol(path: str) -> str:
-    if path.startswith("/openai/") or path.startswith(_OPENAI):
+    if path.startswith("/v2"):
+        return "v2"
+    if path.startswith(("/openai/", *_OPENAI)):
         return "openai"
-    return next((name for name in ("v2", "v1") if path.startswith(f"/{name}")), "other")
+    return "v1" if path.startswith("/v1") else "other"
 
 
 def _without_text(error: Exception) -> Exception:

@@ -2,8 +2,8 @@
 
 The rule: when the inference thread is free, what waits goes at once; while it computes, requests collect (oldest
 first, at most `max_rows` rows of one key). So a lone request never waits for company, and under load the batches grow
-by themselves. The only deliberate wait is for requests whose bodies are still arriving (`announce`), at most
-`max_latency` seconds.
+by themselves. What is waited for deliberately, at most `max_latency` seconds: requests whose bodies are still arriving
+(`announce`), and, among several clients, a few turns of the event loop in which no other request comes.
 
 All state belongs to the event loop's thread; the inference thread gets a finished batch and hands results back.
 A request that is cancelled, or whose deadline passes, leaves the queue before it costs a computation. When a batch
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _TIMER_SLACK = 0.001  # seconds that an event loop's timer may be early
 _SLOWER = 1.1
+_CALM_TURNS = 8  # of the event loop, some microseconds each, in which no request came
 
 Arrays = Mapping[str, Array]
 Predict = Callable[[Arrays], dict[str, Array]]
@@ -133,6 +134,9 @@ class Batcher:
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
         self._busy = False
+        self._company = False  # whether the latest batch was of several, or others came while it was computed
+        self._seen = 0  # requests that waited at the last look, and looks since then in which none came
+        self._calm = 0
         self._kick: asyncio.Handle | None = None
         self._arriving: dict[object, float] = {}
 
@@ -232,6 +236,9 @@ class Batcher:
         if self._busy or not self._depth:
             return
         oldest = min((next(iter(lane)) for lane in self._waiting.values()), key=lambda item: item.enqueued)
+        if self._others_come(oldest):
+            self._kick = self._loop.call_soon(self._dispatch)
+            return
         lane = self._waiting[oldest.key]
         wait = self._wait_for_arrivals(oldest, sum(item.rows for item in lane))
         if wait > 0:
@@ -251,6 +258,23 @@ class Batcher:
             return
         self._busy = True
         self._thread.submit(lambda: self._run(batch))
+
+    def _others_come(self, oldest: _Item) -> bool:
+        """Whether to look again after a turn of the loop, where the latest computation left others to come.
+
+        Clients that were answered together do not ask again within one turn, over gRPC least of all, whose library
+        hands calls over one by one; and a batch costs a change of threads, which is more than a small model does.
+        """
+        if self._depth > self._seen:
+            self._seen, self._calm = self._depth, 0
+        else:
+            self._calm += 1
+        full = self._rows_waiting >= self._limits.max_rows or self._depth >= self._limits.max_requests
+        late = monotonic() - oldest.enqueued >= self._limits.max_latency
+        if self._company and not full and not late and self._calm < _CALM_TURNS:
+            return True
+        self._seen = self._calm = 0
+        return False
 
     def _wait_for_arrivals(self, oldest: _Item, rows: int) -> float:
         """Seconds the oldest request may still wait for others that have begun to arrive."""
@@ -299,6 +323,7 @@ class Batcher:
     def _finish(self, batch: list[_Item], outcomes: list[_Outcome], started: float, seconds: float) -> None:
         """Back on the event loop."""
         self._busy = False
+        self._company = len(batch) + self._depth > 1
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.future.done():
                 continue

@@ -17,7 +17,7 @@ from modelyard_workloads.serve.batcher import Dispatch
 from modelyard_workloads.serve.errors import InvalidInput, NotFound, NotReady, shown
 from modelyard_workloads.serve.explain.explanation import Explanation, as_tensors
 from modelyard_workloads.serve.runtimes import Decoder, Explains, ReadsFiles, Runtime
-from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_fits
+from modelyard_workloads.serve.tensors import Array, Tensor, TensorSpec, check_fits, is_finite
 
 if TYPE_CHECKING:  # it imports torch, which only a loaded language model needs
     from modelyard_workloads.serve.generation.service import GenerationService
@@ -208,7 +208,7 @@ class DataPlane:
         answers = await model.batcher.submit(arrays, key, request.deadline)
         outputs = [Tensor(spec.name, spec.datatype, answers[spec.name]) for spec in chosen]
         for tensor in outputs:
-            if tensor.array.dtype.kind == "f" and not np.isfinite(tensor.array).all():
+            if not is_finite(tensor.array):
                 raise InvalidInput("the model's answer to these values is not a finite number; check the input's scale")
         return InferResponse(model=self.name, version=self.version, outputs=outputs)
 
@@ -264,6 +264,10 @@ def _decode_elements(tensor: Tensor, spec: TensorSpec, decoder: Decoder) -> Tens
 
 def _check_inputs(specs: Sequence[TensorSpec], given: Sequence[Tensor]) -> tuple[dict[str, Array], Hashable]:
     """Arrays by name, and the key of requests that can share a batch: same shape behind the batch dimension."""
+    if len(specs) == len(given) == 1 and specs[0].name == given[0].name:  # most requests: no need of tables
+        array = given[0].array
+        check_fits(specs[0], given[0])
+        return {specs[0].name: array}, (array.shape[1:],)
     by_name = {tensor.name: tensor for tensor in given}
     if len(by_name) != len(given):
         raise InvalidInput("inputs: a name is given twice")

@@ -32,6 +32,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 BF16 = "BF16"
 MAX_RANK = 16
 MAX_BYTES_ELEMENTS = 1_000_000  # elements of one BYTES tensor: each costs a Python object
+_INTEGERS = {int}
 _MAX_ELEMENTS = 1 << 40  # far over any body, far under what overflows 64 bits
 
 
@@ -65,11 +66,11 @@ def parse_datatype(name: str, raw: object) -> str:
 
 def parse_shape(name: str, raw: object) -> tuple[int, ...]:
     """The shape of tensor `name`: a list of at most 16 non-negative integers whose product does not overflow."""
-    if not isinstance(raw, list) or any(type(size) is not int for size in raw):
+    if not isinstance(raw, list) or not {*map(type, raw)} <= _INTEGERS:
         raise InvalidInput(f"tensor {shown(name)}: shape must be a list of integers, got {shown(raw)}")
     if len(raw) > MAX_RANK:
         raise InvalidInput(f"tensor {shown(name)}: shape has {len(raw)} dimensions, at most {MAX_RANK} are possible")
-    if any(size < 0 for size in raw):
+    if raw and min(raw) < 0:
         raise InvalidInput(
             f"tensor {shown(name)}: shape {shown(raw)} has a negative dimension; a request gives real sizes"
         )
@@ -171,6 +172,11 @@ def to_json(tensor: Tensor) -> Array | list[str]:
     return np.ascontiguousarray(tensor.array, dtype=DATATYPES[tensor.datatype]).reshape(-1)
 
 
+def is_finite(array: Array) -> bool:
+    """Whether all numbers are finite; true where there are none."""
+    return array.dtype.kind != "f" or b"\0" not in np.isfinite(array).tobytes()  # half the time of all()
+
+
 def check_fits(spec: TensorSpec, tensor: Tensor) -> None:
     """Raise InvalidInput unless the tensor has the datatype and a shape that the model declares, and finite values."""
     name, shape = spec.name, tensor.array.shape
@@ -182,7 +188,7 @@ def check_fits(spec: TensorSpec, tensor: Tensor) -> None:
         )
     if 0 in shape:
         raise InvalidInput(f"input '{name}': shape {list(shape)} is empty; send at least one row")
-    if tensor.array.dtype.kind == "f" and not np.isfinite(tensor.array).all():
+    if not is_finite(tensor.array):
         raise InvalidInput(
             f"input '{name}': data has NaN, an infinity, or a value outside the range of {spec.datatype}"
         )
