@@ -30,6 +30,7 @@ from servers.process import serve_config
 FACTOR = 10
 CLIENTS = 16  # that find the capacity
 PATIENCE = 60.0  # seconds after which a client counts an answer as missing
+IDLE = 50.0  # seconds after which a connection is not used again; the server closes it after 65
 SHED = (429, 503)
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -62,7 +63,7 @@ class Clients:
 
     def __init__(self, port: int, request: bytes) -> None:
         self._port, self._request = port, request
-        self._idle: list[Stream] = []
+        self._idle: list[tuple[float, Stream]] = []  # and since when
         self.answers = Answers()
 
     def another(self) -> Clients:
@@ -84,10 +85,10 @@ class Clients:
         return code, seconds
 
     async def _connection(self) -> Stream:
-        """One that is idle and that the server has not closed meanwhile (it does after 65 s), or a new one."""
+        """An idle one, but not for so long that the server may be closing it, as clients' pools do; or a new one."""
         while self._idle:
-            stream = self._idle.pop()
-            if not stream[0].at_eof():
+            since, stream = self._idle.pop()
+            if monotonic() - since < IDLE and not stream[0].at_eof():
                 return stream
             stream[1].close()
         return await asyncio.open_connection("127.0.0.1", self._port)
@@ -101,7 +102,7 @@ class Clients:
         if fields.get(b"connection") == b"close":
             writer.close()
         else:
-            self._idle.append(stream)
+            self._idle.append((monotonic(), stream))
         return int(head.split(b" ", 2)[1]), head
 
 
