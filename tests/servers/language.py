@@ -161,7 +161,7 @@ class GatedDecoder(Decoder):
         self, tokens: Tensor, positions: Tensor | None = None, attend: Attend | AttendProjected | None = None
     ) -> Tensor:
         """As the decoder."""
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         self.steps += 1
         if bool((tokens == POISON).any()):
             raise RuntimeError(f"poison in {tokens}")

@@ -41,7 +41,7 @@ class ServerProcess:
         )
         self.port = 0
 
-    def wait_bound(self, seconds: float = 30) -> None:
+    def wait_bound(self, seconds: float = 120) -> None:
         """Until the port is bound."""
         deadline = time.monotonic() + seconds
         while not (found := _PORT.search(self.log.read_text())):
@@ -50,7 +50,7 @@ class ServerProcess:
             time.sleep(0.02)
         self.port = int(found.group(1))
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 240) -> None:
         """Until the ready check passes."""
         self.wait_bound()
         deadline = time.monotonic() + seconds
@@ -59,7 +59,7 @@ class ServerProcess:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
 
-    def wait_exit(self, seconds: float = 60) -> int:
+    def wait_exit(self, seconds: float = 240) -> int:
         """The exit code."""
         return self.process.wait(seconds)
 
@@ -73,7 +73,7 @@ class ServerProcess:
 
     def text(self, path: str, document: object = None) -> str:
         """The body of a GET, or of a POST of JSON, as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             body = None if document is None else json.dumps(document)
             connection.request("GET" if document is None else "POST", path, body)
@@ -82,7 +82,7 @@ class ServerProcess:
             connection.close()
 
     def _call(self, method: str, path: str, body: str | None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()

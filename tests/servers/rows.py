@@ -51,7 +51,7 @@ class RowModel:
         """{x: [B, N]} -> {y: [B, 2], name: [B]}"""
         x = arrays["x"]
         self.begun += 1
-        self.gate.wait(30)
+        self.gate.wait(120)
         if self.seconds:
             time.sleep(self.seconds)
         self.batches.append(len(x))

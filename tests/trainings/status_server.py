@@ -43,7 +43,7 @@ class StatusServer:
             "KUBEFLOW_TRAINER_SERVER_TOKEN": str(token),
         }
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 180) -> None:
         """Wait until something is true of the reports."""
         with self._reported:
             assert self._reported.wait_for(lambda: bool(self.reports) and condition(), seconds), self.reports[-1:]

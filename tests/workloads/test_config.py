@@ -105,4 +105,5 @@ def test_every_parameter_has_a_description_for_its_user() -> None:
 @pytest.mark.parametrize("module", ["config", "launch", "artifact"])
 def test_what_must_be_quick_imports_no_torch(module: str) -> None:
     code = f"import modelyard_workloads.{module}, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workloads", timeout=60, check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workloads", timeout=180, check=False)
+    assert done.returncode == 0

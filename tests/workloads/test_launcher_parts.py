@@ -169,7 +169,7 @@ print(json.dumps({{"code": outcome.exit_code, "tail": outcome.log_tail, **failur
 
 def outcome(process: subprocess.Popen[str]) -> tuple[dict[str, object], str]:
     """What the launcher found, and all it passed on."""
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=180)
     return json.loads(text.splitlines()[-1]), text
 
 

@@ -27,7 +27,7 @@ os.late = Late()
 
 def ended(done: bool) -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
-    return subprocess.run([sys.executable, "-c", SCRIPT.format(done=done)], env=environment, timeout=60).returncode
+    return subprocess.run([sys.executable, "-c", SCRIPT.format(done=done)], env=environment, timeout=180).returncode
 
 
 def test_a_rank_that_is_done_ends_with_its_own_exit_code() -> None:

@@ -89,7 +89,7 @@ def test_ranks_that_stand_still_are_ended_at_once_when_they_are_to_stop_with_the
     # The first time the ranks "stood still" while they were imported.
     pod.wait_for(lambda: "is stopped (SIGSTOP)" in pod.text)
     pod.process.send_signal(signal.SIGTERM)
-    assert pod.wait(60) == 143, pod.text
+    assert pod.wait(180) == 143, pod.text
     failure = pod.termination["failure"]
     assert failure["reason"] == "Stalled"
     assert "stack of rank" in failure["logTail"]
@@ -152,7 +152,7 @@ sys.stdout.write(texts[0])
 """
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
     text = subprocess.run(
-        [sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True, timeout=180, check=True
     ).stdout
     assert "as it runs" in text
     lines = digest(0, text)

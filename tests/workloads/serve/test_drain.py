@@ -51,7 +51,7 @@ class Traffic:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
 
     def _endpoints(self) -> None:
         while self._in_service:

@@ -131,7 +131,7 @@ def stream(address: str, *sent: Any, headers: dict[str, str] | None = None) -> l
         client.start_stream(callback=lambda result, error: answers.put(error or result), headers=headers)
         for values in sent:
             client.async_stream_infer(MODEL, inputs(values))
-        got = [answers.get(timeout=30) for _ in sent]
+        got = [answers.get(timeout=120) for _ in sent]
         client.stop_stream()
     return got
 

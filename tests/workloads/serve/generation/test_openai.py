@@ -46,7 +46,7 @@ def one(server: ServerProcess) -> Iterator[openai.OpenAI]:
 
 
 def connect(server: ServerProcess, prefix: str = "/v1") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}{prefix}", api_key="none", max_retries=0, timeout=30)
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}{prefix}", api_key="none", max_retries=0, timeout=120)
 
 
 def encode(text: str) -> list[int]:
@@ -101,7 +101,7 @@ def test_a_stream_has_the_same_text_and_ends_with_the_usage(client: openai.OpenA
 
 async def test_the_asynchronous_client_streams_several_at_a_time(server: ServerProcess, decoder: Decoder) -> None:
     url = f"http://127.0.0.1:{server.port}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as client:
 
         async def ask(prompt: str) -> str:
             stream = await client.completions.create(
