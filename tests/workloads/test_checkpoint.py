@@ -279,26 +279,6 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for_whatever_is_trained_whil
     assert bool((saved["model"]["w"] == 1).all())
 
 
-@pytest.mark.parametrize(("threads", "copying"), [(1, 1), (2, 1), (4, 1), (8, 8)])
-def test_few_threads_leave_the_copying_to_one(threads: int, copying: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    copy = Camera._copy
-
-    def counting(camera: Camera, name: tuple[str, str], tensor: torch.Tensor) -> torch.Tensor:
-        seen.append(torch.get_num_threads())
-        return copy(camera, name, tensor)
-
-    monkeypatch.setattr(Camera, "_copy", counting)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        Camera().take(state(1))
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [copying, copying]
-
-
 def test_a_snapshot_needs_no_new_memory_and_does_not_copy_what_never_changes() -> None:
     camera, live = Camera(), {"model": {"w": torch.ones(100)}, "best": {"w": torch.ones(100)}}
     first, second = (camera.take(live, shared={"best"}) for _ in range(2))

@@ -16,7 +16,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from modelyard_workloads.copies import Copies
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.sharding import is_slice
 
@@ -33,7 +33,6 @@ _REFERENCE = "$tensor"
 _SLICED = "$sliced"  # beside a reference: along dimension 0
 _INTEGER_KEYS = "$integerKeys"
 _PIECE = 8 << 20
-_FEW_THREADS = 4
 # https://github.com/huggingface/safetensors#format
 _DTYPES = {
     torch.float64: "F64",
@@ -114,49 +113,31 @@ class Camera:
         tensors never change. `part` is in the names of the files with this rank's slices. Raises TypeError for what
         cannot be saved.
         """
-        with _few_threads():
-            return self._take(state, shared, part)
-
-    def _take(self, state: dict[str, Any], shared: Collection[str], part: str) -> Snapshot:
         tree: dict[str, Any] = {}
         tensors: dict[str, dict[str, Tensor]] = {}
+        copies = Copies()
         for section, value in state.items():
             found: dict[str, Tensor] = {}
             tree[section] = _detach(value, "", found)
             if found:
                 sliced = any(is_slice(tensor) for tensor in found.values())
                 tensors[f"{section}{part}" if sliced else section] = {
-                    path: tensor if section in shared else self._copy((section, path), _here(tensor))
+                    path: tensor if section in shared else self._copy((section, path), _here(tensor), copies)
                     for path, tensor in found.items()
                 }
+        copies.make()
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies were only queued
+            torch.cuda.synchronize()  # those from its memory were only queued
         return Snapshot(tree, tensors)
 
-    def _copy(self, name: tuple[str, str], tensor: Tensor) -> Tensor:
+    def _copy(self, name: tuple[str, str], tensor: Tensor, copies: Copies) -> Tensor:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             # In the layout of the original: so it is one plain copy.
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
             self._buffers[name] = buffer
-        return buffer.copy_(tensor, non_blocking=True)
-
-
-@contextmanager
-def _few_threads() -> Iterator[None]:
-    """Copy with one thread where there are only a few. A core fills the memory's bandwidth nearly alone, and every
-    tensor would wait for the slowest thread: on two cores that others use too, 300 MB take 0.1 s with one thread and
-    0.35 s with two.
-    """
-    threads = torch.get_num_threads()
-    if not 1 < threads <= _FEW_THREADS:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        copies.add(buffer, tensor)
+        return buffer
 
 
 def decode(files: dict[str, bytes]) -> dict[str, Any]:
