@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,9 @@ from trainings.builtin import configuration, run, weights
 from trainings.language import TINY, documents
 from trainings.pods import ROOT, SMALL
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KILLED_AT, SAVED_EVERY, PARTS = 5, 2, 4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So little work is slower when it is shared out, and much slower beside busy processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

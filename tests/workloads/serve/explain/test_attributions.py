@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -30,6 +30,8 @@ from servers.artifacts import image_artifact, lively
 from servers.language import language_artifact
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = "the film was wonderful and so were all of its actors in Paris said Ada".lower().split()
 LINES = [*SPECIAL, *WORDS]
 TOKENIZER = vocabulary_tokenizer(LINES, "words", lowercase=True)
@@ -37,15 +39,6 @@ BERT = BertConfig(vocabulary=len(LINES), context=32, layers=2, width=32, heads=2
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 LENGTHS = {"length": 16, "stride": 4, "answerLength": 4, "mayBeNone": False}
 TEXT = "the film was wonderful and so were its actors"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in the process that explains; and tensors this small take longer with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def explain(explainer: Explainer, row: int = 0, steps: int = 50, **arrays: Any) -> Explanation:
