@@ -44,9 +44,12 @@ def report(step):
         urllib.request.urlopen(request, timeout=2, context=trusted).close()
     except OSError as error:
         print(f"step {{step}} was not reported: {{error}}", flush=True)
+        return False
+    return True
 
 step = int(saved.read_text()) if saved.exists() else 0
-report(step)
+while not report(step):  # what is done again is counted from here
+    time.sleep(0.1)
 before = float(watch.read_text()) if watch.exists() else 0.0
 began = due = time.monotonic()
 signal.signal(signal.SIGTERM, end)
@@ -101,9 +104,10 @@ def test_a_kill_an_eviction_and_a_pause_cost_what_a_person_computes(laboratory: 
     worked = watched(laboratory, namespace, "scheduled-4-0")
     shown = f"{worked:.1f} s of steps; {json.dumps(told)}"
     # Two points; and where reports take long, because the machine is busy, what they took may be seen as either.
-    tolerance = 0.02 + (worked - STEPS * PACE) / told["elapsedSeconds"]
+    late = worked - STEPS * PACE
+    tolerance = 0.02 + late / told["elapsedSeconds"]
     assert told["ratio"] == pytest.approx((worked - replayed) / told["elapsedSeconds"], abs=tolerance), shown
-    assert told["replayedSeconds"] == pytest.approx(replayed, abs=1), told
+    assert told["replayedSeconds"] == pytest.approx(replayed, abs=1 + late), shown
     assert told["restartSeconds"] >= 3, "the back-off after the kill"
 
 
