@@ -17,6 +17,7 @@ from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.metrics import Meter, Progress, Reporter, rates_of
 from modelyard_workloads.outputs import Outputs
+from modelyard_workloads.wandb_run import WandbRun
 
 if TYPE_CHECKING:
     from modelyard_workloads.loop import Training
@@ -46,9 +47,7 @@ def _drawers(config: TrainingConfig, ranks: Ranks, outputs: Outputs, step: int) 
         from modelyard_workloads.mlflow_run import MlflowRun  # it imports what takes a moment
 
         drawers.append(MlflowRun.wanted(config, os.environ))
-    if ranks.is_main and (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
-        from modelyard_workloads.wandb_run import WandbRun
-
+    if ranks.is_main:
         drawers.append(WandbRun.wanted(config, os.environ))
     return [drawer for drawer in drawers if drawer is not None]
 
