@@ -6,6 +6,7 @@ import http.client
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class Traffic:
         for thread in self._threads:
             thread.start()
 
+    def wait_for(self, enough: Callable[[], bool]) -> None:
+        """Until there was enough traffic, however slow this machine is; 60 s at most, or until a request is lost."""
+        deadline = time.monotonic() + 60
+        while not enough() and not self.lost and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def join(self) -> None:
         for thread in self._threads:
             thread.join(120)
@@ -60,6 +67,7 @@ class Traffic:
             except OSError:
                 ready = False
             if not ready:
+                self.wait_for(lambda: self.after_signal > 10)
                 time.sleep(0.3)  # endpoints change a while after the pod was told to end
             self._in_service = ready
 
@@ -85,17 +93,17 @@ class Traffic:
 def test_constant_traffic_through_sigterm_loses_no_request(
     artifact: Artifact, tmp_path: Path, images: np.ndarray
 ) -> None:
-    with serving(serve_config(artifact, drain={"timeoutSeconds": 20}), tmp_path) as server:
+    with serving(serve_config(artifact, drain={"timeoutSeconds": 90}), tmp_path) as server:
         server.wait_ready()
         traffic = Traffic(server, images, clients=6)
-        time.sleep(1.0)
+        traffic.wait_for(lambda: traffic.answered > 50)
         traffic.signalled = True
         server.terminate()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while server.get("/v2/health/ready")[0] != 503:
             assert time.monotonic() < deadline, "still ready after the signal"
         assert server.get("/v2/health/live")[0] == 200
-        assert server.wait_exit(20) == 0
+        assert server.wait_exit(90) == 0
         traffic.join()
         log = server.log.read_text()
     assert traffic.lost == []
