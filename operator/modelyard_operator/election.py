@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
+RELEASE_ATTEMPTS = 3  # a renewal on its way when the process was told to end may arrive between reading and writing
 
 
 class LeadershipLost(Exception):
@@ -69,13 +70,17 @@ class LeaderElection:
 
     async def release(self) -> None:
         """Give the lease up, so that the next leader need not wait for it to run out."""
-        try:
-            lease = await self._cluster.get("Lease", self._namespace, self._name)
-            if lease["spec"].get("holderIdentity") == self._identity:
-                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-                await self._cluster.replace(lease)
-        except ApiError as error:
-            log.info("lease not released: %s", error)
+        for _ in range(RELEASE_ATTEMPTS):
+            try:
+                lease = await self._cluster.get("Lease", self._namespace, self._name)
+                if lease["spec"].get("holderIdentity") == self._identity:
+                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._cluster.replace(lease)
+                return
+            except ApiError as error:
+                log.info("lease not released: %s", error)
+                if not error.conflict:
+                    return
 
     async def _attempt(self) -> bool:
         """Create, renew or take over the lease; whether this candidate holds it now."""
