@@ -15,7 +15,7 @@ import torch
 from trainings.ranks import run_ranks
 
 
-def group(scenario: str, directory: Path, size: int, *numbers: int) -> dict[str, Any]:
+def group(scenario: str, directory: Path, size: int, *numbers: float) -> dict[str, Any]:
     """Run a scenario of trainings.toy on `size` ranks; what rank 0 said."""
     arguments = [scenario, str(directory), *map(str, numbers)]
     said: dict[str, Any] = json.loads(run_ranks("trainings.toy", arguments, size, directory))
@@ -80,3 +80,27 @@ def test_a_run_that_goes_on_with_other_numbers_of_ranks_sees_each_sample_once_an
         seen = sum(steps[13 * epoch : 13 * (epoch + 1)], Counter())
         assert seen == Counter(range(104))
     same(weights(tmp_path), alone)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best", "final"),
+    [
+        pytest.param((0.5, 0.9, 0.7, 0.8), 0.9, 0.8, id="before the stop"),
+        pytest.param((0.5, 0.6, 0.4, 0.7, 0.7, 0.3), 0.7, 0.3, id="of two equal ones the later, which is no better"),
+    ],
+)
+def test_the_weights_of_the_best_evaluation_are_published_and_two_that_are_no_better_end_the_training(
+    tmp_path: Path, accuracies: tuple[float, ...], best: float, final: float
+) -> None:
+    said = group("best", tmp_path, 1, *accuracies, 1.0)  # the last one is never asked for
+    assert (said["first"], said["evaluations"]) == ("stopped at 30", len(set(accuracies)))
+    published = {}
+    for manifest in tmp_path.rglob("artifacts/*/modelyard.json"):
+        described = json.loads(manifest.read_text())
+        published[float(described["training"]["metrics"]["accuracy"])] = safetensors.torch.load_file(
+            manifest.parent / "model.safetensors"
+        )
+    assert published.keys() == {best, final}
+    for accuracy, weights_ in published.items():
+        graded = safetensors.torch.load_file(tmp_path / f"graded-{accuracy}.safetensors")
+        assert all(torch.equal(weights_[name], value) for name, value in graded.items())

@@ -194,9 +194,11 @@ class Training:
         self.state.metrics = metrics
         self.state.evaluations_since_best += 1
         objective = self._task.objective
-        if objective.improves(metrics[objective.metric], self.state.best_metrics.get(objective.metric)):
+        best = self.state.best_metrics.get(objective.metric)
+        if objective.improves(metrics[objective.metric], best):
             self.state.best_metrics, self.state.best_step = metrics, self.state.step
-            self.state.evaluations_since_best = 0
+            if metrics[objective.metric] != best:  # what stays as good as it was has no reason to go on
+                self.state.evaluations_since_best = 0
             weights = gathered(model.state_dict(), keep=ranks.is_main)
             if ranks.is_main:  # it alone publishes
                 self.best = {n: v.detach().to("cpu", copy=True) for n, v in weights.items()}

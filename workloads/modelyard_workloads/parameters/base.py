@@ -75,7 +75,7 @@ class Parameters(Section):
         None, ge=1, description="Optimizer steps between two evaluations; replaces evaluateEveryEpochs."
     )
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="Training ends after this many evaluations in a row that were not the best so far."
+        None, ge=1, description="Training ends after this many evaluations in a row that were no better than the best."
     )
     log_every_steps: int = Field(10, ge=1, description="Optimizer steps between two lines of metrics.")
 
