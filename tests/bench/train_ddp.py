@@ -1,0 +1,77 @@
+"""One rank of a training, for bench_ddp.py: `train_ddp.py FAMILY ROWS STEPS FOLDER`, with torchrun's variables. The
+ranks share the folder.
+
+Steps as the loop does them, data included, on one thread. Prints a JSON object with `unit`, `rate` (of this rank, by
+the median step) and `loss`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from modelyard_workloads.config import parse
+from modelyard_workloads.distributed import RankInfo, Ranks
+from modelyard_workloads.loop import Training
+from modelyard_workloads.tasks import build_task
+
+WARM_UP = 3  # steps that are not counted
+LENGTH = 128  # tokens in a row of text
+COLUMNS: dict[str, Any] = {
+    "label": "clicked",
+    "numeric": {"price": "log"},
+    "categorical": {"user": 20_000, "item": 20_000, "hour": 24},
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt": {"task": "causal-lm", "dataset": "example://python-docs", "parameters": {"contextLength": LENGTH}},
+    "bert": {
+        "task": "bert-pretraining",
+        "dataset": "example://python-docs",
+        "parameters": {"architecture": "mini", "sequenceLength": LENGTH},
+    },
+    "resnet": {"task": "image-classification", "dataset": "example://digits", "parameters": {"smallInputStem": True}},
+    "wide-deep": {"task": "recommendation", "dataset": "example://clicks", "parameters": COLUMNS},
+}
+
+
+def training(family: str, rows: int, ranks: Ranks, output: Path) -> Training:
+    """A training with `rows` for each rank, before its first step."""
+    chosen = FAMILIES[family]
+    config = parse(
+        {
+            "task": chosen["task"],
+            "parameters": {**chosen["parameters"], "batchSize": rows * ranks.world_size, "precision": "fp32"},
+            "dataset": {"uri": chosen["dataset"]},
+            "output": {"path": str(output)},
+        }
+    )
+    return Training(build_task(config), config, ranks)
+
+
+def main() -> None:
+    """Print one JSON object."""
+    family, rows, steps, folder = sys.argv[1], *map(int, sys.argv[2:4]), Path(sys.argv[4])
+    torch.set_num_threads(1)
+    ranks = Ranks(RankInfo.from_environment(os.environ))
+    ranks.start()
+    run = training(family, rows, ranks, folder)
+    model = run.prepare(ranks)
+    loss, seconds = torch.zeros(()), []
+    for _ in range(WARM_UP + steps):
+        began = time.perf_counter()
+        loss = run.step(model, next(run.data))
+        seconds.append(time.perf_counter() - began)
+    rate = rows / statistics.median(seconds[WARM_UP:])
+    sys.stdout.write(json.dumps({"unit": "rows/s", "rate": rate, "loss": float(loss)}) + "\n")
+    sys.stdout.flush()
+    ranks.stop()
+
+
+if __name__ == "__main__":
+    main()
