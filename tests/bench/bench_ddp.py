@@ -34,10 +34,14 @@ def turn(family: str, environments: list[Mapping[str, str]]) -> list[dict[str, A
     common = {**os.environ, "PYTHONPATH": _PATHS, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         ranks = []
-        for number, own in enumerate(environments):
-            output = folder if "RANK" in own else f"{folder}/{number}"  # trainings apart share nothing
-            ranks.append(subprocess.Popen([*command, output], env={**common, **own}, stdout=subprocess.PIPE))
-        said = [rank.communicate(timeout=_SECONDS)[0] for rank in ranks]
+        try:
+            for number, own in enumerate(environments):
+                output = folder if "RANK" in own else f"{folder}/{number}"  # trainings apart share nothing
+                ranks.append(subprocess.Popen([*command, output], env={**common, **own}, stdout=subprocess.PIPE))
+            said = [rank.communicate(timeout=_SECONDS)[0] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
     if any(rank.returncode for rank in ranks):
         raise SystemExit(f"{' '.join(command)} ended with {[rank.returncode for rank in ranks]}")
     return [json.loads(printed.splitlines()[-1]) for printed in said]
