@@ -235,10 +235,10 @@ def best(scenario: Scenario) -> None:
     accuracies = [float(argument) for argument in sys.argv[3:]]
     task = GradedTask(accuracies)
     first = scenario.run("graded", after(30), plain=True, batch=8, task=task, patience=2)  # 13 steps an epoch
-    final = scenario.run("graded", plain=True, batch=8, attempt=2, task=task, patience=2)
+    scenario.run("graded", plain=True, batch=8, attempt=2, task=task, patience=2)
     for accuracy, weights in task.graded.items():
         safetensors.torch.save_file(weights, scenario.directory / f"graded-{accuracy}.safetensors")
-    scenario.say(first=first, final=final, evaluations=len(task.graded))
+    scenario.say(first=first, evaluations=len(task.graded))
 
 
 if __name__ == "__main__":

@@ -194,10 +194,10 @@ class Training:
         self.state.metrics = metrics
         self.state.evaluations_since_best += 1
         objective = self._task.objective
-        best = self.state.best_metrics.get(objective.metric)
-        if objective.improves(metrics[objective.metric], best):
+        value, best = metrics[objective.metric], self.state.best_metrics.get(objective.metric)
+        if objective.improves(value, best):
             self.state.best_metrics, self.state.best_step = metrics, self.state.step
-            if metrics[objective.metric] != best:  # what stays as good as it was has no reason to go on
+            if value != best:  # what stays as good as it was has no reason to go on
                 self.state.evaluations_since_best = 0
             weights = gathered(model.state_dict(), keep=ranks.is_main)
             if ranks.is_main:  # it alone publishes
