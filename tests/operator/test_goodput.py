@@ -220,6 +220,25 @@ def test_a_trainer_that_tells_no_times_worked_from_its_first_report_to_its_last_
     assert (goodput["startupSeconds"], goodput["productiveSeconds"], goodput["restartSeconds"]) == (7, 80, 40)
 
 
+def test_a_trainer_works_before_a_busy_kubelet_says_that_it_runs() -> None:
+    w = world()
+    w.settle()
+    w.placed(*(name for kind, name in w.objects if kind == "Pod"))
+    w.settle()
+    w.wait(7)
+    w.reported(step=0)
+    w.settle()
+    w.wait(5)
+    w.gang("Running")
+    w.settle()
+    w.wait(30)
+    w.reported(step=100)
+    w.gang("Succeeded")
+    w.settle()
+    goodput = w.status["goodput"]
+    assert (goodput["startupSeconds"], goodput["productiveSeconds"], goodput["elapsedSeconds"]) == (7, 35, 42)
+
+
 def test_what_follows_the_last_step_of_a_trainer_that_tells_no_times_is_no_step() -> None:
     w = world()
     w.settle()

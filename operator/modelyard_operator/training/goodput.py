@@ -1,7 +1,9 @@
 """What the time of a training went into: every second of wall time has one cause. Pure.
 
 The life of a training is cut into stages where its status changes: in a queue, starting, running, restarting. A stage
-lasts from `since` to the next, so that stages have neither gaps nor overlaps. All of a stage but running has one cause;
+lasts from `since` to the next, so that stages have neither gaps nor overlaps. A training runs from the first report of
+its attempt, where that came before the cluster's word that its pods run: a busy kubelet says so seconds late. All of a
+stage but running has one cause;
 a running stage is divided by what rank 0 says of its time (`timing`), and what that does not cover is put down to the
 work while it goes on, and to the failure once it has ended in one. An image that says nothing of its time starts until
 it first reports, and works until its last step; what follows when all are done counts as saving. Suspended time is not
@@ -35,21 +37,21 @@ def accounted(situation: Situation, after: Object) -> Object:
     book = before.get("goodput") or {}
     if book and {**after, "goodput": None} == {**before, "goodput": None}:
         return {**after, "goodput": book}
-    end = _whole(situation.now)
+    now = _whole(situation.now)
     stage = book.get("stage") or _first_stage(situation)
-    since = parse_time(stage.get("since")) or end
-    report = situation.children.report
-    if report is not None and report.attempt != stage.get("attempt"):
-        report = None
+    since = parse_time(stage.get("since")) or now
+    name = _name(after)
+    moved = (name, after.get("attempt")) != (stage.get("name"), stage.get("attempt"))
+    end = _running_since(situation.children.report, after, since, now) if moved and name == "running" else now
+    report = _of_attempt(stage.get("attempt"), situation.children.report)
     stage = _with_steps(stage, report)
     spent = _spent(stage, since, end, report, failed=_has_failed(before, after))
     totals = {c: book.get(f"{c}Seconds", 0.0) - stage.get("seconds", {}).get(c, 0.0) for c in CAUSES}
     totals = {cause: seconds + spent.get(cause, 0.0) for cause, seconds in totals.items()}
-    name = _name(after)
-    if (name, after.get("attempt")) == (stage.get("name"), stage.get("attempt")):
-        stage = {**stage, "seconds": _rounded(spent)}
-    else:
+    if moved:
         stage = _next_stage(name, after, end, stage)
+    else:
+        stage = {**stage, "seconds": _rounded(spent)}
     return {**after, "goodput": _book(totals, stage)}
 
 
@@ -75,6 +77,16 @@ def _first_stage(situation: Situation) -> Object:
     created = situation.training["metadata"].get("creationTimestamp") or format_time(situation.now)
     suspended = situation.written.suspend
     return {"name": "" if suspended else "queued", "since": created}
+
+
+def _of_attempt(attempt: int | None, report: Report | None) -> Report | None:
+    return report if report is not None and report.attempt == attempt else None
+
+
+def _running_since(report: Report | None, after: Object, since: datetime, now: datetime) -> datetime:
+    report = _of_attempt(after.get("attempt"), report)
+    first = report.first_received if report is not None else None
+    return now if first is None else max(since, _whole(first))
 
 
 def _next_stage(name: str, after: Object, since: datetime, last: Object) -> Object:
