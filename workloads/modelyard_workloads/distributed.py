@@ -1,8 +1,9 @@
 """The ranks of one training: start-up, agreement, and the few collectives the loop needs.
 
 Models know nothing of this: `wrap` puts DistributedDataParallel around them, which averages the gradients. Buffers
-(the running statistics of batch normalisation) are rank 0's: DDP broadcasts them before every forward pass and the
-loop does before it evaluates, so that there is one model, not one for each rank.
+(the running statistics of batch normalisation) are rank 0's: the loop broadcasts them before it evaluates, and rank 0
+saves, so that there is one model, not one for each rank. Training does not read them, so DDP need not make every
+forward pass wait for them.
 
 Only bytes and tensors travel, never pickled objects.
 """
@@ -120,7 +121,9 @@ class Ranks:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         with eager.constructing():
-            return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+            wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        wrapped.broadcast_buffers = False  # the argument has another name from torch 2.15 on
+        return wrapped
 
     def barrier(self) -> None:
         """Wait for all ranks."""

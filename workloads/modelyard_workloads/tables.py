@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelyard_workloads.models.recommender import Table, pick_rows
 
+Touched = tuple[Tensor, Tensor]
+"""Row numbers (m,) and a gradient for each (m, E)."""
 _TOGETHER = 64  # gradients of one row that are added up one after the other; some rows are in every sample
 
 
@@ -113,10 +116,10 @@ class JointOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update everything that has a gradient."""
         assert closure is None
+        averages = _Averages([trained.table for trained in self._tables.values()])
         self._dense.step()
         share = self.param_groups[0]["lr"] / self._peak
-        for trained in self._tables.values():
-            found = _gradient(trained.table)
+        for trained, found in zip(self._tables.values(), averages(), strict=True):
             if found is not None:
                 rate = trained.rate * (share if trained.rule.scheduled else 1.0)
                 if rate > 0:
@@ -142,22 +145,59 @@ class JointOptimizer(torch.optim.Optimizer):
                 trained.state[key].copy_(value)
 
 
-def _gradient(table: Table) -> tuple[Tensor, Tensor] | None:
-    """(touched rows, each once; their gradients averaged over the ranks), None when no rank touched any."""
+def _touched(table: Table) -> Touched:
+    """(rows that were looked up (m,), their gradients (m, E)), in the order of the look-ups."""
     looked_up = [
         (rows.flatten(), values.grad.flatten(0, -2)) for rows, values in table.touched if values.grad is not None
     ]
     width = table.weight.shape[1]
     rows = torch.cat([rows for rows, _ in looked_up]) if looked_up else table.weight.new_zeros(0, dtype=torch.int32)
     gradients = torch.cat([g for _, g in looked_up]) if looked_up else table.weight.new_zeros(0, width)
-    gradients = gradients.to(table.weight.dtype)
-    size = dist.get_world_size() if dist.is_initialized() else 1
-    if rows.is_cuda and size == 1:
-        return add_up_unseen(rows, gradients) if len(rows) else None
-    found = add_up(rows, gradients)
-    if size > 1:
-        found = add_up(_gather(found[0].int(), size), _gather(found[1], size) / size)
-    return found if len(found[0]) else None
+    return rows, gradients.to(table.weight.dtype)
+
+
+class _Averages:
+    """The touched rows of all tables, each row once, with their gradients averaged over the ranks.
+
+    Between ranks two messages go round for all tables together: how many rows each has, and the rows with their
+    gradients. The first is on its way while the caller does something else.
+    """
+
+    def __init__(self, tables: list[Table]) -> None:
+        self._size = dist.get_world_size() if tables and dist.is_initialized() else 1
+        touched = [_touched(table) for table in tables]
+        once = add_up_unseen if self._size == 1 and touched and touched[0][0].is_cuda else add_up
+        self._found = [once(*found) if len(found[0]) else found for found in touched]
+        if self._size == 1:
+            return
+        own = [len(rows) for rows, _ in self._found]
+        device = self._found[0][0].device
+        self._lengths = torch.empty(self._size * len(own), dtype=torch.int64, device=device)
+        self._known = dist.all_gather_into_tensor(self._lengths, torch.tensor(own, device=device), async_op=True)
+
+    def __call__(self) -> list[Touched | None]:
+        """For each table (rows (k,) int64, gradients (k, E)); None where no rank touched any."""
+        found = self._found if self._size == 1 else self._gathered()
+        return [(rows.long(), gradients) if len(rows) else None for rows, gradients in found]
+
+    def _gathered(self) -> list[Touched]:
+        """Both kinds of numbers have four bytes, and travel as integers."""
+        assert self._known is not None
+        self._known.wait()
+        lengths = self._lengths.view(self._size, -1).tolist()
+        widths = [gradients.shape[1] for _, gradients in self._found]
+        longest = max(sum(k * (1 + width) for k, width in zip(of_rank, widths, strict=True)) for of_rank in lengths)
+        sent = torch.cat([part.view(torch.int32).flatten() for rows, g in self._found for part in (rows.int(), g)])
+        received = sent.new_empty(self._size, longest)
+        dist.all_gather_into_tensor(received.view(-1), F.pad(sent, (0, longest - len(sent))))
+        parts: list[list[Touched]] = [[] for _ in widths]
+        for of_rank, numbers in zip(lengths, received, strict=True):
+            start = 0
+            for table, (k, width) in enumerate(zip(of_rank, widths, strict=True)):
+                rows, gradients = numbers[start : start + k * (1 + width)].split([k, k * width])
+                parts[table].append((rows, gradients.view(torch.float32).view(k, width) / self._size))
+                start += k * (1 + width)
+        return [add_up(torch.cat([rows for rows, _ in p]), torch.cat([g for _, g in p])) for p in parts]
 
 
 def add_up(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,16 +241,3 @@ def _in_any_order() -> Iterator[None]:
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
-
-
-def _gather(values: Tensor, size: int) -> Tensor:
-    """The ranks' values one after the other along dimension 0; their lengths may differ."""
-    length = torch.tensor([len(values)], device=values.device)
-    lengths = [torch.zeros_like(length) for _ in range(size)]
-    dist.all_gather(lengths, length)
-    longest = max(int(count) for count in lengths)
-    padded = values.new_zeros(longest, *values.shape[1:])
-    padded[: len(values)] = values
-    parts = [torch.empty_like(padded) for _ in range(size)]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, lengths, strict=True)])
