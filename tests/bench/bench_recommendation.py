@@ -1,10 +1,9 @@
-"""Wide & Deep: samples per second of our trainer beside a plain PyTorch loop, as JSON lines.
+"""Wide & Deep: samples a second of our trainer beside plain PyTorch loops: `make bench-recommendation`.
 
-    PYTHONPATH=workloads:tests python tests/bench/bench_recommendation.py --seconds 10 --rounds 3
-
-The peer is the loop of a good tutorial: one nn.Embedding for each column (and one of width 1 for the wide part), the
-same layers, torch.optim.Adam over everything, batches taken by index from tensors in memory (no DataLoader, which
-would make it slower). Data, model size, batch and threads are the same; the two take turns.
+The peers are the loop of a good tutorial: one nn.EmbeddingBag for each column (and one of width 1 for the wide part),
+the same layers, batches taken by index from tensors in memory (no DataLoader, which would make it slower). One has
+torch.optim.Adam over everything, the other sparse gradients, SparseAdam for the tables and Adam for the rest. Data,
+model size, batch and threads are the same, and all take turns.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,15 +31,20 @@ from modelyard_workloads.tasks import build_task
 from torch import Tensor, nn
 
 COLUMNS, DIMENSION, HIDDEN = 26, 16, [128, 64]
+OURS = "modelyard"
+PEERS = {"nn.EmbeddingBag, Adam": False, "nn.EmbeddingBag(sparse=True), SparseAdam and Adam": True}
 
 
 class TutorialWideDeep(nn.Module):
     """Wide & Deep with a table for each column."""
 
-    def __init__(self, sizes: list[int], numeric: int) -> None:
+    def __init__(self, sizes: list[int], numeric: int, *, sparse: bool) -> None:
         super().__init__()
-        self.wide = nn.ModuleList(nn.Embedding(size, 1) for size in sizes)
-        self.deep = nn.ModuleList(nn.Embedding(size, DIMENSION) for size in sizes)
+
+        def tables(width: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.EmbeddingBag(size, width, mode="sum", sparse=sparse) for size in sizes)
+
+        self.wide, self.deep = tables(1), tables(DIMENSION)
         layers: list[nn.Module] = []
         width = numeric + len(sizes) * DIMENSION
         for units in HIDDEN:
@@ -50,8 +55,8 @@ class TutorialWideDeep(nn.Module):
 
     def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
         """ids (B, F), numbers (B, D) -> logits (B,)"""
-        deep = torch.cat([table(ids[:, i]) for i, table in enumerate(self.deep)] + [numbers], dim=1)
-        wide = torch.stack([table(ids[:, i]) for i, table in enumerate(self.wide)]).sum(dim=0)
+        deep = torch.cat([table(ids[:, i : i + 1]) for i, table in enumerate(self.deep)] + [numbers], dim=1)
+        wide = torch.stack([table(ids[:, i : i + 1]) for i, table in enumerate(self.wide)]).sum(dim=0)
         logits: Tensor = self.layers(deep) + wide + self.numeric(numbers)
         return logits.squeeze(1)
 
@@ -76,8 +81,8 @@ def ours(raw: dict[str, Any], device: torch.device) -> Callable[[], Any]:
     return lambda: training.step(model, next(training.data))
 
 
-def peer(raw: dict[str, Any], device: torch.device) -> Callable[[], Any]:
-    """One step of the plain loop."""
+def peer(raw: dict[str, Any], device: torch.device, *, sparse: bool) -> Callable[[], Any]:
+    """One step of a plain loop."""
     parameters: Any = configuration.parse(raw).parameters
     data = load_interactions(raw["dataset"]["uri"], parameters)
     sizes = list(parameters.categorical.values())
@@ -85,8 +90,12 @@ def peer(raw: dict[str, Any], device: torch.device) -> Callable[[], Any]:
     ids = torch.from_numpy((np.asarray(data.train.rows) - offsets).astype(np.int64)).to(device)
     numbers = torch.from_numpy(np.array(data.train.numbers)).to(device)
     labels = torch.from_numpy(np.array(data.train.labels)).float().to(device)
-    model = TutorialWideDeep(sizes, numbers.shape[1]).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model = TutorialWideDeep(sizes, numbers.shape[1], sparse=sparse).to(device)
+    tables = [*model.wide.parameters(), *model.deep.parameters()]
+    layers = [*model.layers.parameters(), *model.numeric.parameters()]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(layers if sparse else [*layers, *tables], lr=1e-3)]
+    if sparse:
+        optimizers.append(torch.optim.SparseAdam(tables, lr=1e-3))
     criterion = nn.BCEWithLogitsLoss()
     order = torch.randperm(len(labels))
     position = 0
@@ -95,9 +104,11 @@ def peer(raw: dict[str, Any], device: torch.device) -> Callable[[], Any]:
         nonlocal position
         chosen = order[position : position + parameters.batch_size].to(device)
         position = (position + parameters.batch_size) % (len(labels) - parameters.batch_size)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         criterion(model(ids[chosen], numbers[chosen]), labels[chosen]).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     return step
 
@@ -150,24 +161,26 @@ def main() -> None:
         began = time.perf_counter()
         load_interactions(raw["dataset"]["uri"], configuration.parse(raw).parameters)  # type: ignore[arg-type]
         encoding = arguments.rows / (time.perf_counter() - began)
-        steps = {"modelyard": ours(raw, device), "plain": peer(raw, device)}
+        steps = {OURS: ours(raw, device)} | {name: peer(raw, device, sparse=s) for name, s in PEERS.items()}
         measured: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(arguments.rounds):
             for name, step in steps.items():
                 measured[name].append(speed(step, arguments.batch, arguments.seconds, device))
     medians = {name: statistics.median(values) for name, values in measured.items()}
-    line = {
-        "benchmark": "wide-deep",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        "peer": f"torch {torch.__version__}, nn.Embedding for each column, Adam",
-        "batch": arguments.batch,
-        "tableRows": COLUMNS * arguments.buckets,
-        "samplesPerSecond": {name: round(value) for name, value in medians.items()},
-        "rounds": {name: [round(value) for value in values] for name, values in measured.items()},
-        "ratio": round(medians["modelyard"] / medians["plain"], 2),
-        "encodedRowsPerSecond": round(encoding),
-    }
-    print(json.dumps(line))
+    for name in PEERS:
+        line = {
+            "bench": f"Wide & Deep, {COLUMNS} columns of {arguments.buckets} buckets, batch {arguments.batch}",
+            "unit": "samples/s",
+            "ours": round(medians[OURS]),
+            "peer": f"torch {torch.__version__}, {name}",
+            "theirs": round(medians[name]),
+            "ratio": round(medians[OURS] / medians[name], 2),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "rounds": {side: [round(value) for value in measured[side]] for side in (OURS, name)},
+            "encodedRowsPerSecond": round(encoding),
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
