@@ -61,7 +61,7 @@ class Tracking:
         key = f"r{len(self.runs) + 1}"
         told = {tag["key"]: tag["value"] for tag in tags}
         run = {"experiment": experiment_id, "name": run_name, "status": "RUNNING", "tags": told, "began": start_time}
-        self.runs[key] = {**run, "metrics": [], "params": {}}
+        self.runs[key] = {**run, "statuses": ["RUNNING"], "metrics": [], "params": {}}
         return 200, {"run": {"info": {"run_id": key}}}
 
     def runs_log_batch(
@@ -73,6 +73,7 @@ class Tracking:
 
     def runs_update(self, run_id: str, status: str, end_time: int | None = None) -> tuple[int, dict[str, Any]]:
         self.runs[run_id] |= {"status": status, "ended": end_time}
+        self.runs[run_id]["statuses"].append(status)
         return 200, {}
 
 

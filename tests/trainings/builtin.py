@@ -15,7 +15,8 @@ from typing import Any
 import safetensors.torch
 from modelyard_workloads.config import parse
 from modelyard_workloads.distributed import RankInfo, Ranks
-from modelyard_workloads.loop import Stopped, train
+from modelyard_workloads.exits import Stopped
+from modelyard_workloads.loop import train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.randomness import make_deterministic
 from modelyard_workloads.tasks import build_task

@@ -10,7 +10,8 @@ from typing import Any
 from modelyard_workloads import config as configuration
 from modelyard_workloads.artifact import Artifact, read_artifact
 from modelyard_workloads.distributed import RankInfo, Ranks
-from modelyard_workloads.loop import Stopped, train
+from modelyard_workloads.exits import Stopped
+from modelyard_workloads.loop import train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.randomness import make_deterministic
 from modelyard_workloads.tasks import build_task

@@ -22,7 +22,8 @@ from modelyard_workloads.config import CheckpointPolicy, Location, Output, Train
 from modelyard_workloads.data.order import DataOrder, Shard
 from modelyard_workloads.distributed import RankInfo, Ranks
 from modelyard_workloads.eager import skip_compiler
-from modelyard_workloads.loop import Stopped, train
+from modelyard_workloads.exits import Stopped
+from modelyard_workloads.loop import train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.parameters import Parameters
 from modelyard_workloads.randomness import make_deterministic

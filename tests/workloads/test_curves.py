@@ -33,7 +33,7 @@ def test_a_resumed_run_takes_back_the_points_after_the_step_it_resumes_from(tmp_
         curves = Curves(tmp_path, resumed)
         for step in steps:
             curves.draw(step, {"loss": step + resumed / 10})
-        curves.close()
+        curves.close("complete")
         curves.draw(99, {"loss": 0.0})  # closed: without effect
     drawn = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [point.step for point in drawn] == list(range(1, 12))

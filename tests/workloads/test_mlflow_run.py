@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from modelyard_workloads import config as configuration
 from modelyard_workloads import tracked_run
+from modelyard_workloads.exits import Ending
 from modelyard_workloads.mlflow_run import MlflowRun
+from modelyard_workloads.watch import Diverged
 from servers.tracking import KEY, Tracking, tracking
 from trainings.builtin import run
 from trainings.pods import SMALL
@@ -19,7 +21,7 @@ from trainings.pods import configuration as raw_configuration
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests leave little of the machine."""
-    monkeypatch.setattr(tracked_run, "CLOSING_SECONDS", 120)
+    monkeypatch.setattr(tracked_run, "CLOSING_SECONDS", dict.fromkeys(tracked_run.CLOSING_SECONDS, 120))
 
 
 def environment(made: Tracking, **changes: str) -> dict[str, str]:
@@ -46,17 +48,28 @@ def test_a_training_is_a_run_with_its_parameters_and_curves(tmp_path: Path, monk
 
 
 def test_the_attempts_of_a_training_are_one_run(tmp_path: Path) -> None:
+    endings: dict[int, Ending] = {1: "stopped", 3: "failed", 5: "complete"}
     with tracking() as made:
-        for first in (1, 3):
+        for first, ending in endings.items():
             attempt = MlflowRun.wanted(parsed(tmp_path), environment(made))
             assert attempt is not None
             for step in (first, first + 1):
                 attempt.draw(step, {"loss": 1.0 / step, "broken": float("nan")})
-            attempt.close()
+            attempt.close(ending)
     (told,) = made.runs.values()
-    assert [step for name, step, _ in told["metrics"] if name == "loss"] == [1, 2, 3, 4]
+    assert told["statuses"] == ["RUNNING", "SCHEDULED", "RUNNING", "FAILED", "RUNNING", "FINISHED"]
+    assert [step for name, step, _ in told["metrics"] if name == "loss"] == [1, 2, 3, 4, 5, 6]
     assert not [m for m in told["metrics"] if m[0] == "broken"], "JSON knows no NaN"
     assert list(made.experiments) == ["modelyard"]
+
+
+def test_a_training_that_fails_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking() as made:
+        for name, value in environment(made).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Diverged):
+            run(raw_configuration(tmp_path, {**SMALL, "learningRate": 100.0, "clipGradientNorm": None}))
+    assert [told["status"] for told in made.runs.values()] == ["FAILED"]
 
 
 def test_a_server_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
@@ -69,7 +82,7 @@ def test_a_server_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
             attempt.draw(step, {"loss": 1.0})
         assert time.monotonic() - began < 5
         made.open.set()
-        attempt.close()
+        attempt.close("complete")
     assert made.runs["r1"]["status"] == "FINISHED"
 
 
@@ -83,7 +96,7 @@ def test_a_server_that_is_away_or_refuses_is_told_once_and_without_its_password(
         attempt = MlflowRun.wanted(parsed(tmp_path), told)
         assert attempt is not None
         attempt.draw(1, {"loss": 1.0})
-        attempt.close()
+        attempt.close("complete")
     assert caplog.text.count("MLflow is told no more of this attempt") == 1
     assert "hidden" not in caplog.text and "another" not in caplog.text
 

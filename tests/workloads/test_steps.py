@@ -14,8 +14,8 @@ from modelyard_workloads.backward import Backward, compile_model, divide, uses_b
 from modelyard_workloads.config import CheckpointPolicy, Location, Output, TrainingConfig, check_batch_size
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import RankInfo, Ranks
-from modelyard_workloads.exits import ConfigError
-from modelyard_workloads.loop import Stopped, Training, train
+from modelyard_workloads.exits import ConfigError, Stopped
+from modelyard_workloads.loop import Training, train
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.muon import Muon, orthogonalised
 from modelyard_workloads.optimizer import build_optimizer

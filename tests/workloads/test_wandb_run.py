@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from modelyard_workloads import config as configuration
 from modelyard_workloads import tracked_run
+from modelyard_workloads.exits import Ending
 from modelyard_workloads.wandb_run import WandbRun
 from trainings.builtin import run
 from trainings.pods import SMALL
@@ -27,7 +29,7 @@ FULL, LAST = 1, 4
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests leave little of the machine."""
-    monkeypatch.setattr(tracked_run, "CLOSING_SECONDS", 120)
+    monkeypatch.setattr(tracked_run, "CLOSING_SECONDS", dict.fromkeys(tracked_run.CLOSING_SECONDS, 120))
 
 
 def records(directory: Path) -> Iterator[Any]:
@@ -74,6 +76,21 @@ def test_a_training_is_a_run_with_its_parameters_and_curves(tmp_path: Path, monk
 
 def parsed(tmp_path: Path) -> configuration.TrainingConfig:
     return configuration.parse(raw_configuration(tmp_path, SMALL))
+
+
+@pytest.mark.parametrize(("ending", "code"), [("complete", 0), ("stopped", 1), ("failed", 1)])
+def test_it_is_told_how_an_attempt_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Ending, code: int
+) -> None:
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    attempt = WandbRun.wanted(parsed(tmp_path), os.environ)
+    assert attempt is not None
+    attempt.draw(1, {"loss": 1.0})
+    attempt.close(ending)
+    told = list(records(tmp_path))
+    assert [record.exit.exit_code for record in told if record.WhichOneof("record_type") == "exit"] == [code]
+    assert any(record.WhichOneof("record_type") == "preempting" for record in told) == (ending == "stopped")
 
 
 def test_an_image_without_the_package_says_so(

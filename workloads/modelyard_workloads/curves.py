@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
+from modelyard_workloads.exits import Ending
+
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10
@@ -39,7 +41,7 @@ class Curves:
         except OSError as error:
             self._stop(error)
 
-    def close(self) -> None:
+    def close(self, _ending: Ending) -> None:
         """Flush, and write no more."""
         self._ended = True
         try:

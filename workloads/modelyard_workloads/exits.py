@@ -5,6 +5,7 @@ too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 SUCCESS = 0
 FAILURE = 1
@@ -12,6 +13,17 @@ BAD_CONFIG = 64  # EX_USAGE: configuration or parameters
 BAD_DATA = 65  # EX_DATAERR: dataset, initial weights or checkpoints
 CHECKPOINTED = 75  # EX_TEMPFAIL: stopped by SIGTERM after a checkpoint; run me again
 BAD_ENVIRONMENT = 78  # EX_CONFIG: the pod's environment (ranks, volumes, devices)
+
+Ending = Literal["complete", "stopped", "failed"]
+"""How an attempt ended: `stopped` goes on later, and perhaps so does `failed`."""
+
+
+class Stopped(Exception):
+    """The ranks agreed to stop after a SIGTERM; what they have done is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"stopped after step {step}, nothing is lost")
 
 
 class ExitError(Exception):

@@ -23,6 +23,7 @@ from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.data.order import Shard
 from modelyard_workloads.distributed import Ranks
 from modelyard_workloads.estimates import demand
+from modelyard_workloads.exits import Stopped
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.metrics import Reporter
 from modelyard_workloads.optimizer import MovingAverage, build_optimizer, restore_optimizer, set_learning_rate
@@ -33,14 +34,6 @@ from modelyard_workloads.schedule import Schedule
 from modelyard_workloads.sharding import gathered, in_step, share_out_optimizer, shared_out
 from modelyard_workloads.tasks.base import Estimated, Metered, OwnOptimizer, Shardable, Task
 from modelyard_workloads.watch import Watch
-
-
-class Stopped(Exception):
-    """The ranks agreed to stop after a SIGTERM; what they have done is saved."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        super().__init__(f"stopped after step {step}, nothing is lost")
 
 
 @dataclass
@@ -255,31 +248,32 @@ def train(
     lap("checkpoint")
     whole = not (training.sharded and outputs.share_out())
     watch = Watch(training, config, ranks, reporter, outputs)
-    model = training.prepare(ranks)
     state = training.state
-    lap("firstPass")
-    (stop,) = ranks.agree(stop_requested())
-    if stop:  # nothing has been done yet that could be lost
-        raise Stopped(state.step)
-
-    while not training.ended:
-        batch = watch.wait_for(training.data)
-        loss = training.step(model, batch)
-        watch.count()
-        if watch.evaluation_due():
-            with watch.evaluating():
-                training.evaluate(ranks)
-        watch.report(loss)
-        save_wanted = outputs.due(state.step, ended=training.ended) or save_requested()
-        stop, save = ranks.agree(stop_requested(), save_wanted)
-        if stop or save:
-            with watch.saving(loss):
-                outputs.save(state.step, training.sections(ranks, whole=whole), required=stop, shared={"best"})
-        if stop and not training.ended:
+    with watch.drawing():
+        model = training.prepare(ranks)
+        lap("firstPass")
+        (stop,) = ranks.agree(stop_requested())
+        if stop:  # nothing has been done yet that could be lost
             raise Stopped(state.step)
 
-    with watch.publishing():
-        artifacts = outputs.publish(task, training.candidates(ranks.is_main))
+        while not training.ended:
+            batch = watch.wait_for(training.data)
+            loss = training.step(model, batch)
+            watch.count()
+            if watch.evaluation_due():
+                with watch.evaluating():
+                    training.evaluate(ranks)
+            watch.report(loss)
+            save_wanted = outputs.due(state.step, ended=training.ended) or save_requested()
+            stop, save = ranks.agree(stop_requested(), save_wanted)
+            if stop or save:
+                with watch.saving(loss):
+                    outputs.save(state.step, training.sections(ranks, whole=whole), required=stop, shared={"best"})
+            if stop and not training.ended:
+                raise Stopped(state.step)
+
+        with watch.publishing():
+            artifacts = outputs.publish(task, training.candidates(ranks.is_main))
     return {
         "step": state.step,
         "totalSteps": training.total_steps,

@@ -16,6 +16,7 @@ from typing import Any
 import requests
 
 from modelyard_workloads.config import TrainingConfig
+from modelyard_workloads.exits import Ending
 from modelyard_workloads.tracked_run import Point, TrackedRun
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ _SECONDS = 10.0
 _LONGEST = 500
 """Characters of a parameter's value; older servers take no more."""
 _UID = "modelyard.uid"
+_STATUSES: dict[Ending, str] = {"complete": "FINISHED", "stopped": "SCHEDULED", "failed": "FAILED"}
+"""A later attempt makes RUNNING of it again."""
 
 
 class MlflowError(Exception):
@@ -84,8 +87,9 @@ class MlflowRun(TrackedRun):
         ]
         self._server.post("runs/log-batch", run_id=self._run, metrics=metrics)
 
-    def finish(self) -> None:
-        self._server.post("runs/update", run_id=self._run, status="FINISHED", end_time=_now())
+    def finish(self, ending: Ending) -> None:
+        ended = {} if ending == "stopped" else {"end_time": _now()}
+        self._server.post("runs/update", run_id=self._run, status=_STATUSES[ending], **ended)
 
     def described(self, error: Exception) -> str:
         """The text of a connection's error may hold the address with its password."""

@@ -13,12 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from modelyard_workloads.exits import Ending
+
 logger = logging.getLogger(__name__)
 
 _WAITING = 1000
 """Points that wait for a slow tracker; what comes on top is left out."""
-CLOSING_SECONDS = 15.0
-"""How long a training that is complete waits for its tracker to be told."""
+CLOSING_SECONDS: dict[Ending, float] = {"complete": 15.0, "stopped": 5.0, "failed": 2.0}
+"""How long an attempt waits for its tracker to be told: one that failed is to be started again soon."""
 _TOGETHER = 50
 """Points that are told at once."""
 
@@ -36,7 +38,7 @@ class TrackedRun(ABC):
     """Its name, for the log."""
 
     def __init__(self) -> None:
-        self._points: queue.Queue[Point | None] = queue.Queue(_WAITING)
+        self._points: queue.Queue[Point | Ending] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._work, name=self.tracker, daemon=True)
         self._thread.start()
 
@@ -49,8 +51,8 @@ class TrackedRun(ABC):
         """Some points, in order; all figures are finite."""
 
     @abstractmethod
-    def finish(self) -> None:
-        """The training is complete."""
+    def finish(self, ending: Ending) -> None:
+        """There will be no more of this attempt."""
 
     def described(self, error: Exception) -> str:
         """An error without addresses, keys and passwords that its text may hold."""
@@ -61,26 +63,26 @@ class TrackedRun(ABC):
         with suppress(queue.Full):
             self._points.put_nowait((step, {name: value for name, value in values.items() if math.isfinite(value)}))
 
-    def close(self) -> None:
-        """Say that the training is complete, and wait for what is still to be told, but not for ever."""
+    def close(self, ending: Ending) -> None:
+        """Say how the attempt ended, and wait for what is still to be told, but not for ever."""
         try:
-            self._points.put(None, timeout=1)
+            self._points.put(ending, timeout=1)
         except queue.Full:
             return
-        self._thread.join(CLOSING_SECONDS)
+        self._thread.join(CLOSING_SECONDS[ending])
 
     def _work(self) -> None:
         try:
             self.begin()
-            while (point := self._points.get()) is not None:
+            while not isinstance(point := self._points.get(), str):
                 self.tell([point, *self._more()])
-            self.finish()
+            self.finish(point)
         except Exception as error:
             logger.warning("%s is told no more of this attempt: %s", self.tracker, self.described(error))
 
     def _more(self) -> list[Point]:
         """What else waits already, but for the end."""
         points: list[Point] = []
-        while len(points) + 1 < _TOGETHER and not self._points.empty() and self._points.queue[0] is not None:
+        while len(points) + 1 < _TOGETHER and not self._points.empty() and isinstance(self._points.queue[0], tuple):
             points.append(self._points.get())  # type: ignore[arg-type]
         return points

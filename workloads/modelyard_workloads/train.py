@@ -86,7 +86,8 @@ def _train(reporter: Reporter, signals: Signals) -> int:
     # torch takes seconds to import; a wrong configuration should not.
     from modelyard_workloads import eager
     from modelyard_workloads.distributed import RankInfo, Ranks
-    from modelyard_workloads.loop import Stopped, train
+    from modelyard_workloads.exits import Stopped
+    from modelyard_workloads.loop import train
     from modelyard_workloads.randomness import make_deterministic
     from modelyard_workloads.tasks import build_task
 

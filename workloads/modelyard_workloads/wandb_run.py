@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard_workloads.config import TrainingConfig
+from modelyard_workloads.exits import Ending
 from modelyard_workloads.tracked_run import Point, TrackedRun
 
 logger = logging.getLogger(__name__)
@@ -60,5 +61,7 @@ class WandbRun(TrackedRun):
         for step, values in points:
             self._run.log(values, step=step)
 
-    def finish(self) -> None:
-        self._run.finish()
+    def finish(self, ending: Ending) -> None:
+        if ending == "stopped":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if ending == "complete" else 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from modelyard_workloads.backward import compiles
 from modelyard_workloads.config import TrainingConfig
 from modelyard_workloads.distributed import Ranks
+from modelyard_workloads.exits import Ending, Stopped
 from modelyard_workloads.heartbeat import moved
 from modelyard_workloads.metrics import Meter, Progress, Reporter, rates_of
 from modelyard_workloads.outputs import Outputs
@@ -36,8 +37,8 @@ class Drawer(Protocol):
     def draw(self, step: int, values: Mapping[str, float]) -> None:
         """One point of every curve. Never raises, whatever becomes of it."""
 
-    def close(self) -> None:
-        """There will be no more."""
+    def close(self, ending: Ending) -> None:
+        """There will be no more of this attempt."""
 
 
 def _drawers(config: TrainingConfig, ranks: Ranks, outputs: Outputs, step: int) -> list[Drawer]:
@@ -136,9 +137,21 @@ class Watch:
         self._send("publish", line=False)
         with self._stopwatch.during("checkpoint"):
             yield
-        for drawer in self._drawers:
-            drawer.close()
         self._send("publish", line=False)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Around all steps: whoever is told of them is told how they ended."""
+        ending: Ending = "failed"
+        try:
+            yield
+            ending = "complete"
+        except Stopped:
+            ending = "stopped"
+            raise
+        finally:
+            for drawer in self._drawers:
+                drawer.close(ending)
 
     def _draw(self, step: int, values: Mapping[str, float]) -> None:
         for drawer in self._drawers:

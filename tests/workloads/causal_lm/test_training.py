@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from modelyard_workloads.artifact import read_artifact
-from modelyard_workloads.loop import Stopped
+from modelyard_workloads.exits import Stopped
 from modelyard_workloads.serve.loading import load
 from modelyard_workloads.tasks import build_model_from_artifact
 from servers.inprocess import configure
