@@ -167,6 +167,10 @@ demo-down: $(VENV)/.made-for-demo ## remove what the demo made in the cluster; t
 bench-operator: venv ## N ModelTrainings at once until all run, beside N bare pods, as JSON lines (N=1000, ROUNDS=2)
 	@PYTHONPATH=tests $(VENV)/bin/python tests/bench/bench_operator.py --objects $(or $(N),1000) --rounds $(or $(ROUNDS),2)
 
+.PHONY: bench-compressors
+bench-compressors: venv ## bits for each byte of the held-out documentation by gzip, xz and an n-gram model
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/compressors.py
+
 .PHONY: bench-recommendation
 bench-recommendation: venv ## Wide & Deep beside a plain loop, samples a second, as a JSON line (SECONDS=5 for each turn)
 	PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_recommendation.py --seconds $(or $(SECONDS),5)

@@ -1,20 +1,21 @@
-"""What others need for a text: bits for each byte by gzip, xz and an n-gram model, given the text that came before.
+"""What others need for a text: bits for each byte by gzip, xz and an n-gram model: `make bench-compressors`.
 
-The compressors are charged what the held-out text adds to the size of the training text: they have seen it too, as far
-back as their window reaches.
+Compressors are asked twice: for the held-out text alone, as people compress, and for what it adds to the size of the
+training text, which they have seen then too, as far back as their window reaches. A JSON line for each.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import math
+import sys
 from collections import defaultdict
 
+from modelyard_workloads.data.corpus import is_held_out, python_documents
 
-def uniform() -> float:
-    """Every byte as probable as any other."""
-    return 8.0
+EVALUATION_FRACTION = 0.05  # the default of causal-lm
 
 
 def gzip_bits(train: bytes, held_out: bytes) -> float:
@@ -49,3 +50,25 @@ def ngram_bits(train: bytes, held_out: bytes, order: int = 5) -> float:
             probability = (seen.get(byte, 0) + len(seen) * probability) / (total + len(seen))
         bits -= math.log2(probability)
     return bits / len(held_out)
+
+
+def main() -> None:
+    """On `example://python-docs`, divided as causal-lm divides it."""
+    train, held_out = (
+        "\n".join(d.text for d in python_documents() if is_held_out(d.name, EVALUATION_FRACTION) == held).encode()
+        for held in (False, True)
+    )
+    for name, before in (("alone", b""), ("after the training text", train)):
+        for compressor, bits in (("gzip -9", gzip_bits), ("xz -9e", xz_bits)):
+            _tell(f"{compressor}, {name}", bits(before, held_out))
+    _tell("5-gram model of the training text's bytes", ngram_bits(train, held_out))
+
+
+def _tell(by: str, bits: float) -> None:
+    sys.stdout.write(
+        json.dumps({"bench": "held-out text", "unit": "bits/byte", "by": by, "bits": round(bits, 3)}) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
