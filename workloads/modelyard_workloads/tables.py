@@ -107,6 +107,9 @@ class JointOptimizer(torch.optim.Optimizer):
         self._peak = peak
         for trained in tables.values():
             trained.state = trained.rule.state(trained.table.weight)
+        weights = [trained.table.weight for trained in tables.values()]
+        device = weights[0].device if weights else torch.device("cpu")
+        self._add_up = AddUp(max(map(len, weights), default=0), device)
         self._share()
 
     def _share(self) -> None:
@@ -116,7 +119,7 @@ class JointOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update everything that has a gradient."""
         assert closure is None
-        averages = _Averages([trained.table for trained in self._tables.values()])
+        averages = _Averages([trained.table for trained in self._tables.values()], self._add_up)
         self._dense.step()
         share = self.param_groups[0]["lr"] / self._peak
         for trained, found in zip(self._tables.values(), averages(), strict=True):
@@ -163,7 +166,8 @@ class _Averages:
     gradients. The first is on its way while the caller does something else.
     """
 
-    def __init__(self, tables: list[Table]) -> None:
+    def __init__(self, tables: list[Table], add_up: AddUp) -> None:
+        self._add_up = add_up
         self._size = dist.get_world_size() if tables and dist.is_initialized() else 1
         touched = [_touched(table) for table in tables]
         once = add_up_unseen if self._size == 1 and touched and touched[0][0].is_cuda else add_up
@@ -197,14 +201,30 @@ class _Averages:
                 rows, gradients = numbers[start : start + k * (1 + width)].split([k, k * width])
                 parts[table].append((rows, gradients.view(torch.float32).view(k, width) / self._size))
                 start += k * (1 + width)
-        return [add_up(torch.cat([rows for rows, _ in p]), torch.cat([g for _, g in p])) for p in parts]
+        return [self._add_up(torch.cat([rows for rows, _ in p]), torch.cat([g for _, g in p])) for p in parts]
 
 
-def add_up(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows that occur several times become one with the sum: (m,), (m, E) -> (k,) int64, (k, E)."""
-    unique, places = torch.unique(rows, return_inverse=True)
-    sums = gradients.new_zeros(len(unique), gradients.shape[1])
-    return unique.long(), sums.index_add_(0, places, gradients)
+class AddUp:
+    """Rows that occur several times become one with the sum, in their order, without sorting them: each row's place in
+    the batch is written down at the row's number, and the place that stays there stands for the row.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        """For tables of at most `rows` rows: four bytes for each."""
+        self._places = torch.empty(rows, dtype=torch.int32, device=device)
+
+    def __call__(self, rows: Tensor, gradients: Tensor) -> Touched:
+        """(m,), (m, E) -> (k,) int64, (k, E)"""
+        rows = rows.long()
+        order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        with _in_any_order():
+            self._places.scatter_(0, rows, order)
+        chosen = self._places.index_select(0, rows)
+        stands = chosen == order
+        unique = rows[stands]
+        numbers = stands.cumsum(0) - 1  # among those that stand for a row
+        sums = gradients.new_zeros(len(unique), gradients.shape[1])
+        return unique, sums.index_add_(0, numbers.index_select(0, chosen), gradients)
 
 
 def add_up_unseen(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:

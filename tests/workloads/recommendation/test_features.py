@@ -10,8 +10,9 @@ import torch
 from modelyard_workloads.data.features import Features, hash_values
 from modelyard_workloads.models.recommender import Table, pairwise
 from modelyard_workloads.ranking import ranking_metrics, ranking_sums
-from modelyard_workloads.tables import Ftrl, RowwiseAdagrad, TableRule, TrainedTable, add_up, add_up_unseen
+from modelyard_workloads.tables import AddUp, Ftrl, RowwiseAdagrad, TableRule, TrainedTable, add_up_unseen
 from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
 
 FEATURES = Features(
     numeric={"price": "log", "age": "none"},
@@ -122,20 +123,44 @@ def test_untouched_rows_stay_as_they_are(rule: TableRule) -> None:
     table = Table(10, 4, 1.0)
     trained = TrainedTable(table, rule, 0.1, rule.state(table.weight))
     before = table.weight.clone()
+    add_up = AddUp(10, torch.device("cpu"))
     rows, gradient = add_up(torch.tensor([7, 2, 7], dtype=torch.int32), torch.ones(3, 4))
-    assert (rows.tolist(), gradient[:, 0].tolist()) == ([2, 7], [1, 2])
+    assert dict(zip(rows.tolist(), gradient[:, 0].tolist(), strict=True)) == {2: 1, 7: 2}
     with torch.no_grad():
         rule.update(table.weight, trained.state, rows, gradient, 0.1)
     changed = (table.weight != before).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [2, 7]
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, 5), (7, 3), (5000, 40), (5000, 3), (3000, 100_000)])
+LOOK_UPS = pytest.mark.parametrize(("count", "rows"), [(1, 5), (7, 3), (5000, 40), (5000, 3), (3000, 100_000)])
+
+
+def expected_sums(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted rows, each once, and the sums of their gradients in the order of the batch."""
+    unique, places = torch.unique(rows, return_inverse=True)
+    return unique, torch.zeros(len(unique), gradients.shape[1]).index_add_(0, places, gradients)
+
+
+@LOOK_UPS
+def test_gradients_of_a_row_are_added_up_in_their_order_batch_after_batch(count: int, rows: int) -> None:
+    draw = torch.Generator().manual_seed(count)
+    add_up = AddUp(rows, torch.device("cpu"))
+    for _ in range(3):
+        touched = torch.randint(rows, (count,), generator=draw, dtype=torch.int32)
+        gradients = torch.randn(count, 4, generator=draw)
+        expected_rows, expected = expected_sums(touched, gradients)
+        found_rows, found = add_up(touched, gradients)
+        order = found_rows.argsort()
+        assert torch.equal(found_rows[order], expected_rows.long())
+        assert torch.equal(found[order], expected), "bit for bit"
+
+
+@LOOK_UPS
 def test_gradients_of_a_gpu_are_added_up_without_a_look_at_them(count: int, rows: int) -> None:
     draw = torch.Generator().manual_seed(count)
     touched = torch.randint(rows, (count,), generator=draw, dtype=torch.int32)
     gradients = torch.randn(count, 4, generator=draw)
-    expected_rows, expected = add_up(touched, gradients)
+    expected_rows, expected = expected_sums(touched, gradients)
     found_rows, found = add_up_unseen(touched, gradients)
     unique = len(expected_rows)
     assert torch.equal(found_rows[:unique], expected_rows)
