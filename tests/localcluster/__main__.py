@@ -111,8 +111,8 @@ def _down(layout: Layout, _: argparse.Namespace) -> int:
 
 def _purge(layout: Layout, _: argparse.Namespace) -> int:
     with _locked(layout):
-        found = kind.down(layout) if _backend(layout) == "kind" else []
-        found += [str(item) for item in teardown.purge(layout)]
+        # the node's own purge ends pods and takes back rules of the whole machine: none of them are kind's
+        found = kind.purge(layout) if _backend(layout) == "kind" else [str(item) for item in teardown.purge(layout)]
     return _report(found)
 
 
@@ -136,8 +136,9 @@ def _env(layout: Layout, _: argparse.Namespace) -> int:
         "KUBECONFIG": str(layout.kubeconfig),
         "MODELYARD_CONTEXT": CONTEXT,
         "MODELYARD_AUDIT_LOG": str(layout.audit_log),
-        "CONTAINERD_ADDRESS": str(layout.containerd_socket),
     }
+    if _backend(layout) == "node":
+        values["CONTAINERD_ADDRESS"] = str(layout.containerd_socket)
     for name, value in values.items():
         print(f"export {name}={shlex.quote(value)}")
     print(f'export PATH={shlex.quote(str(layout.bin))}:"$PATH"')

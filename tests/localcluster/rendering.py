@@ -115,7 +115,7 @@ def corefile(layout: Layout, address: str, has_upstream: bool) -> str:
 
 def cluster_objects(address: str) -> list[Manifest]:
     """The cluster's DNS service (CoreDNS runs on the node, outside a pod) and its StorageClass."""
-    return [*_dns_rights(), *_dns_service(address), _storage_class()]
+    return [*_dns_rights(), *_dns_service(address), storage_class(PROVISIONER)]
 
 
 def _dns_rights() -> list[Manifest]:
@@ -165,7 +165,8 @@ def _dns_service(address: str) -> list[Manifest]:
     return [service, endpoints]
 
 
-def _storage_class() -> Manifest:
+def storage_class(provisioner: str) -> Manifest:
+    """The default class. It binds at once: a pod on a fake node waits for no volume made there."""
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
@@ -173,7 +174,7 @@ def _storage_class() -> Manifest:
             "name": STORAGE_CLASS,
             "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
         },
-        "provisioner": PROVISIONER,
+        "provisioner": provisioner,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "Immediate",
     }

@@ -49,7 +49,7 @@ def down(layout: Layout) -> list[leftovers.Leftover]:
         for path in layout.passing:
             # never delete through a mount that would not go: it may lead to files of the user's
             if not any(point.startswith(str(path)) for point in mounted):
-                _remove(path)
+                remove(path)
     return _settled(layout)
 
 
@@ -57,14 +57,19 @@ def purge(layout: Layout) -> list[leftovers.Leftover]:
     """`down`, and the binaries, images and build caches too."""
     found = down(layout)
     if not found:
-        with step(f"removing {layout.root}"):
-            for path in (*layout.lasting, layout.log):
-                _remove(path)
-            for lock in layout.root.glob("*.lock"):
-                lock.unlink()
-            with contextlib.suppress(OSError):  # something of the user's own is in it
-                layout.root.rmdir()
+        remove_cache(layout)
     return found
+
+
+def remove_cache(layout: Layout) -> None:
+    """What outlives `down`, in the cache directory alone."""
+    with step(f"removing {layout.root}"):
+        for path in (*layout.lasting, layout.log):
+            remove(path)
+        for lock in layout.root.glob("*.lock"):
+            lock.unlink()
+        with contextlib.suppress(OSError):  # something of the user's own is in it
+            layout.root.rmdir()
 
 
 def _empty_containerd(layout: Layout) -> None:
@@ -118,7 +123,8 @@ def _remove_cgroups() -> None:
                 directory.rmdir()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A file, a link or a whole directory; nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
