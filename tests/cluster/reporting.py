@@ -13,8 +13,13 @@ def address_for_pods(api: KubernetesApi) -> str:
     """This machine's address as the nodes see it."""
     nodes = [node for node in api.list("Node", None) if node["metadata"]["labels"].get("type") != "kwok"]
     told = (a["address"] for node in nodes for a in node["status"].get("addresses") or () if a["type"] == "InternalIP")
+    return source_towards(next(told))
+
+
+def source_towards(host: str) -> str:
+    """The address of this machine from which packets for `host` leave."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
-        probe.connect((next(told), 9))
+        probe.connect((host, 9))
         return str(probe.getsockname()[0])
 
 
