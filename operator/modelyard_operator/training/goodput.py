@@ -48,10 +48,7 @@ def accounted(situation: Situation, after: Object) -> Object:
     spent = _spent(stage, since, end, report, failed=_has_failed(before, after))
     totals = {c: book.get(f"{c}Seconds", 0.0) - stage.get("seconds", {}).get(c, 0.0) for c in CAUSES}
     totals = {cause: seconds + spent.get(cause, 0.0) for cause, seconds in totals.items()}
-    if moved:
-        stage = _next_stage(name, after, end, stage)
-    else:
-        stage = {**stage, "seconds": _rounded(spent)}
+    stage = _next_stage(name, after, end, stage) if moved else {**stage, "seconds": _rounded(spent)}
     return {**after, "goodput": _book(totals, stage)}
 
 
