@@ -59,7 +59,7 @@ def test_autoscalers_are_made_as_their_schemas_have_them_or_refused(scaling: dic
     except InvalidSpec:
         return
     assert spec.scaling is not None
-    made = make_autoscaler(body, spec.scaling, INSTALLATION)
+    made = make_autoscaler(body, spec, INSTALLATION)
     assert made is not None
     assert mistakes(made) == []
 
@@ -79,7 +79,7 @@ def test_fewer_servers_must_have_sufficed_as_long_as_the_spec_says(backend: str)
     scaling = {"backend": backend, "metric": "cpu", "target": 70, "maxReplicas": 3, "scaleDownDelaySeconds": 40}
     body, spec = service(scaling=scaling)
     assert spec.scaling is not None
-    made = make_autoscaler(body, spec.scaling, INSTALLATION)
+    made = make_autoscaler(body, spec, INSTALLATION)
     assert made is not None
     behavior = made["spec"].get("behavior") or made["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior == {"scaleDown": {"stabilizationWindowSeconds": 40}}
@@ -100,7 +100,7 @@ def test_names_that_no_way_in_can_have_are_refused(route: dict[str, Any], messag
 def test_what_the_schemas_do_not_know_is_found() -> None:
     body, spec = service(scaling={"backend": "KEDA", "metric": "rps", "maxReplicas": 2})
     assert spec.scaling is not None
-    made = make_autoscaler(body, spec.scaling, INSTALLATION)
+    made = make_autoscaler(body, spec, INSTALLATION)
     assert made is not None
     made["spec"]["triggers"][0]["metadata"]["threshold"] = 3
     made["spec"]["cooldown"] = 3

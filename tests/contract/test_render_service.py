@@ -209,6 +209,23 @@ def test_keda_asks_prometheus(metric: str) -> None:
     assert 'namespace="ns"' in trigger["metadata"]["query"]
 
 
+def test_keda_asks_for_what_the_runtime_tells() -> None:
+    """Another server program has other names: those of ours would be nothing, and nothing asks for no servers."""
+    scaling = {"maxReplicas": 5, "metric": "concurrency", "target": 3, "backend": "KEDA"}
+    two = ["vllm:num_requests_running", "vllm:num_requests_waiting"]
+    several = replace(INSTALLATION, runtimes={"vllm": VLLM.model_copy(update={"metrics": LoadMetrics(in_flight=two)})})
+    pods = f'namespace="ns",pod=~"{pod_pattern("demo")}"'
+    for installation, query in (
+        (INSTALLATION, f"sum({two[0]}{{{pods}}})"),
+        (several, " + ".join(f"(sum({name}{{{pods}}}) or vector(0))" for name in two)),
+    ):
+        made = world(runtime="vllm", scaling=scaling, installation=installation)
+        (trigger,) = made.objects["ScaledObject", "demo"]["spec"]["triggers"]
+        assert trigger["metadata"]["query"] == query
+    refused = world(runtime="vllm", scaling={**scaling, "metric": "tokens"}).condition("Accepted")
+    assert "spec.scaling.metric: the runtime profile 'vllm' names no series for tokens" in refused["message"]
+
+
 @pytest.mark.parametrize(
     ("service", "pod", "ours"),
     [

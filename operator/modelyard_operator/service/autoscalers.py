@@ -6,11 +6,12 @@ from modelyard_operator.objects import SERVICE, child_metadata
 from modelyard_operator.plan import Object
 from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.scaling_spec import Scaling
+from modelyard_operator.service.spec import ModelServiceSpec
 
-_QUERIES = {
-    "concurrency": "sum(modelyard_requests_in_flight{{{pods}}})",
-    "rps": "sum(rate(modelyard_requests_total{{{pods}}}[1m]))",
-    "tokens": "sum(rate(vllm:generation_tokens_total{{{pods}}}[1m]))",
+_SUMS = {
+    "concurrency": "sum({name}{{{pods}}})",
+    "rps": "sum(rate({name}{{{pods}}}[1m]))",
+    "tokens": "sum(rate({name}{{{pods}}}[1m]))",
 }
 _REVISION_LENGTH = 10
 _POD_BASE_LENGTH = 58
@@ -20,12 +21,13 @@ https://github.com/kubernetes/apiserver/blob/master/pkg/storage/names/generate.g
 """
 
 
-def make_autoscaler(service: Object, scaling: Scaling, installation: Installation) -> Object | None:
+def make_autoscaler(service: Object, spec: ModelServiceSpec, installation: Installation) -> Object | None:
     """The object of the backend; None where the operator scales by itself."""
-    if scaling.backend == "HPA":
+    scaling = spec.scaling
+    if scaling is not None and scaling.backend == "HPA":
         return _horizontal(service, scaling)
-    if scaling.backend == "KEDA":
-        return _scaled_object(service, scaling, installation)
+    if scaling is not None and scaling.backend == "KEDA":
+        return _scaled_object(service, scaling, installation.prometheus_url, installation.series(spec, scaling.metric))
     return None
 
 
@@ -50,7 +52,7 @@ def _horizontal(service: Object, scaling: Scaling) -> Object:
     }
 
 
-def _scaled_object(service: Object, scaling: Scaling, installation: Installation) -> Object:
+def _scaled_object(service: Object, scaling: Scaling, prometheus_url: str, series: list[str]) -> Object:
     """https://keda.sh/docs/latest/reference/scaledobject-spec/"""
     meta = service["metadata"]
     if scaling.metric == "cpu":
@@ -61,8 +63,8 @@ def _scaled_object(service: Object, scaling: Scaling, installation: Installation
         }
     else:
         pods = f'namespace="{meta["namespace"]}",pod=~"{pod_pattern(meta["name"])}"'
-        query = _QUERIES[scaling.metric].format(pods=pods)
-        told = {"serverAddress": installation.prometheus_url, "query": query, "threshold": f"{scaling.target:g}"}
+        query = _sum([_SUMS[scaling.metric].format(name=name, pods=pods) for name in series])
+        told = {"serverAddress": prometheus_url, "query": query, "threshold": f"{scaling.target:g}"}
         trigger = {"type": "prometheus", "metricType": "AverageValue", "metadata": told}
     return {
         "apiVersion": "keda.sh/v1alpha1",
@@ -77,6 +79,11 @@ def _scaled_object(service: Object, scaling: Scaling, installation: Installation
             "triggers": [trigger],
         },
     }
+
+
+def _sum(terms: list[str]) -> str:
+    """Of several series, of which each may be missing for a while: nothing and something is something."""
+    return terms[0] if len(terms) == 1 else " + ".join(f"({term} or vector(0))" for term in terms)
 
 
 def _behavior(scaling: Scaling) -> Object:

@@ -131,8 +131,8 @@ def _unneeded(seen: Seen, routed: bool, settled: bool, addressed: set[str]) -> l
 def _extras(seen: Seen, installation: Installation, *, routed: bool) -> list[Object]:
     """Routes from outside, autoscalers of others, and what a drain may take."""
     made = make_disruption_budgets(seen.service, seen.spec, installation, routed=routed)
-    if seen.spec.scaling is not None and not seen.spec.suspend:
-        autoscaler = make_autoscaler(seen.service, seen.spec.scaling, installation)
+    if not seen.spec.suspend:
+        autoscaler = make_autoscaler(seen.service, seen.spec, installation)
         made += [autoscaler] if autoscaler is not None else []
     if seen.rollout.serving is not None and seen.spec.route.mode == "HTTPRoute":
         made.append(make_http_route(seen.service, seen.spec))

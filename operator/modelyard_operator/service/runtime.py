@@ -15,6 +15,11 @@ from modelyard_operator.schema import InvalidSpec, Issue, Model
 from modelyard_operator.service.spec import ModelServiceSpec
 
 BUILTIN = "builtin"
+_BUILTIN_SERIES = {
+    "concurrency": ["modelyard_requests_in_flight"],
+    "rps": ["modelyard_requests_total"],
+    "tokens": ["vllm:generation_tokens_total"],
+}
 HTTP_PORT = 8080
 GRPC_PORT = 8081
 """Of servers, routers and Services alike: clients of KServe's know it."""
@@ -94,6 +99,25 @@ class Installation:
                 "chart, or write Internal"
             )
             raise InvalidSpec([Issue("spec.scaling.backend", message)])
+        if scaling is not None and scaling.backend == "KEDA" and scaling.metric != "cpu":
+            self._check_series(spec, scaling.metric)
+
+    def series(self, spec: ModelServiceSpec, metric: str) -> list[str]:
+        """The Prometheus series of a service's servers that add up to a metric; empty where its profile names none."""
+        if spec.runtime == BUILTIN:
+            return _BUILTIN_SERIES.get(metric, [])
+        told = self.profile(spec).metrics
+        return {"concurrency": told.in_flight, "rps": told.requests, "tokens": told.tokens}.get(metric, [])
+
+    def _check_series(self, spec: ModelServiceSpec, metric: str) -> None:
+        if self.series(spec, metric):
+            return
+        field = {"concurrency": "inFlight", "rps": "requests", "tokens": "tokens"}[metric]
+        message = (
+            f"the runtime profile {spec.runtime!r} names no series for {metric}; write them as its metrics.{field}, or "
+            "take a metric that it has"
+        )
+        raise InvalidSpec([Issue("spec.scaling.metric", message)])
 
     def profile(self, spec: ModelServiceSpec) -> RuntimeProfile:
         """The profile of a service. Raises InvalidSpec with what there is instead."""
