@@ -99,6 +99,12 @@ class ApiError(Exception):
     def conflict(self) -> bool:
         return self.code == 409 and self.reason != "AlreadyExists"
 
+    def about(self, body: Object) -> str:
+        """Why an object was refused. Of a kind that it does not know, the API server says `404 page not found`."""
+        if self.not_found and not self.reason:
+            return f"the cluster knows no {body['kind']} of {body['apiVersion']}; install what defines it"
+        return self.message
+
 
 class Cluster:
     """A few verbs on plain objects. All raise `ApiError`."""

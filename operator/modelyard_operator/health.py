@@ -20,6 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from modelyard_operator import metrics
 from modelyard_operator.cluster import ApiError, Cluster
 from modelyard_operator.objects import MANAGED_SELECTOR, SERVICE, TRAINING
+from modelyard_operator.optional_kinds import OptionalKinds
 from modelyard_operator.plan import Key
 from modelyard_operator.store import Store, WatchAudit
 from modelyard_operator.watch import WATCHED_KINDS
@@ -44,6 +45,7 @@ class Health:
         self._queue = queue
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._audit = WatchAudit(store)
+        self._optional = OptionalKinds(cluster, store, queue, self._namespaces, self._audit)
         self._lags: dict[str, float] = {}
         self._resynced = monotonic()
         self.synced = asyncio.Event()
@@ -76,6 +78,7 @@ class Health:
             metrics.WATCH_LAG.labels(kind).set(lag)
             for key in missed:
                 self._queue.add(key)
+        await self._optional.look()
         if complete:
             self.synced.set()
         if monotonic() - self._resynced > RESYNC_SECONDS:

@@ -238,9 +238,9 @@ class Reconciler:
         if error.code not in GROUPED_ERRORS:
             raise error
         name = f"{child['kind']}/{child['metadata']['name']}"
-        refusals = self._store.refusals[key]
-        if refusals.get(name) != error.message:
-            refusals[name] = error.message
+        refusals, message = self._store.refusals[key], error.about(child)
+        if refusals.get(name) != message:
+            refusals[name] = message
             self._queue.add(key)  # the status says so at once; the next try comes with back-off
 
     async def _write_status_when_due(self, key: Key, parent: Object, plan: Plan) -> float | None:

@@ -83,10 +83,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 # where the Gateway API, KEDA, Volcano or the coscheduling plugin are installed
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
-  verbs: [create, delete, get, patch]
+  verbs: [create, delete, get, list, patch]
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
-  verbs: [create, delete, get, patch]
+  verbs: [create, delete, get, list, patch]
 - apiGroups: [scheduling.volcano.sh, scheduling.x-k8s.io]
   resources: [podgroups]
   verbs: [create, get, patch]

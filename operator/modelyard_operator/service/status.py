@@ -10,6 +10,7 @@ from modelyard_operator.conditions import Conditions
 from modelyard_operator.lineage import Unresolved
 from modelyard_operator.objects import LABEL_COMPONENT, ROUTER
 from modelyard_operator.plan import Children, Object, Urgency
+from modelyard_operator.service.acceptance import refusal_of
 from modelyard_operator.service.failures import LOADING, ServerFailure
 from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
@@ -158,13 +159,25 @@ def _set_conditions(marks: Conditions, seen: Seen) -> None:
         marks.set("Validated", validated, word, failure.message if golden and failure else "")
     routed = rollout.serving is not None and seen.front is not None
     words = "ServicePointsAtRouter" if seen.front and LABEL_COMPONENT in seen.front else "ServicePointsAtRevision"
-    marks.set("RoutesReady", routed, words if routed else "NoRevisionReady", rollout.serving or "")
+    refusal = _refused_outside(seen) if routed else (False, "NoRevisionReady", rollout.serving or "")
+    marks.set("RoutesReady", *(refusal or (True, words, rollout.serving or "")))
     _set_canary(marks, rollout)
     if seen.scale is not None:
         marks.set(
             "ScalingReady", True, seen.scale["reason"], f"{seen.scale['desired']} servers: {seen.scale['message']}"
         )
     _set_ready(marks, seen, routed, reason, message)
+
+
+def _refused_outside(seen: Seen) -> tuple[bool | None, str, str] | None:
+    """What is the matter with the way in from outside, if it is one that gateways have to accept."""
+    gateway = seen.spec.route.gateway_ref
+    if seen.spec.route.mode != "HTTPRoute" or gateway is None:
+        return None
+    refused = seen.children.refusals.get(f"HTTPRoute/{seen.name}")
+    if refused is not None:
+        return False, "ChildRefused", refused
+    return refusal_of(next((c for c in seen.children.extras if c["kind"] == "HTTPRoute"), None), gateway.name)
 
 
 def _set_canary(marks: Conditions, rollout: Rollout) -> None:
