@@ -83,6 +83,10 @@ samples: venv cluster images ## train and serve everything under manifests/sampl
 test-kueue: venv cluster ## gangs in queues of the real Kueue, built first (many minutes), on a cluster of this machine
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)/every_queue.py
 
+.PHONY: test-gateway
+test-gateway: venv cluster images ## requests through the gateway of the real Traefik, built first (10 minutes), on a cluster of this machine
+	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) --capture no $(CLUSTER_TESTS)/every_gateway.py
+
 .PHONY: test-cluster
 test-cluster: venv cluster images ## the tests on the local cluster
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cluster.foreign import apply, run
 from cluster.kubernetes_api import Object, eventually
-from cluster.kueue import apply, kueue, run
+from cluster.kueue import kueue
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
 

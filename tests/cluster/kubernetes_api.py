@@ -29,6 +29,8 @@ PATHS = {
     "ModelService": ("/apis/modelyard.dev/v1alpha1", "modelservices"),
     "Deployment": ("/apis/apps/v1", "deployments"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "HTTPRoute": ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
+    "Ingress": ("/apis/networking.k8s.io/v1", "ingresses"),
     "ReplicaSet": ("/apis/apps/v1", "replicasets"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "Pod": ("/api/v1", "pods"),

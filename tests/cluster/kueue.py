@@ -11,44 +11,20 @@ import json
 import os
 import shutil
 import subprocess
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from cluster.foreign import answers, apply, let_go, module_directory, own_kubeconfig, read, run
 from cluster.kubernetes_api import Object, eventually
 from cluster.operator_process import free_port
-from cluster.ranks import environment, kubectl
 from localcluster import golang
-from localcluster.layout import SOURCES, Layout
+from localcluster.layout import Layout
 
 METRICS_CERTIFICATE = Path("/etc/kueue/metrics/certs")
 """Where Kueue looks for it whatever its configuration says."""
 _OURS = "modelyard-test-kueue"
-
-
-def apply(*objects: Object) -> None:
-    """By `kubectl apply` on the server's side: a definition of Kueue is larger than an annotation may be."""
-    text = yaml.safe_dump_all(objects)
-    run("apply", "--server-side", "--filename", "-", text=text)
-
-
-def run(*arguments: str, text: str = "") -> str:
-    done = subprocess.run(
-        kubectl(*arguments), input=text, env=environment(), capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def _module() -> Path:
-    """Kueue's own sources."""
-    command = ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kueue"]
-    directory = SOURCES / "go" / golang.KUEUE.module
-    return Path(
-        subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=True).stdout.strip()
-    )
 
 
 def _certificate(directory: Path) -> str:
@@ -99,16 +75,13 @@ def kueue(namespace: str, directory: Path) -> Iterator[Path]:
     """Kueue for the pods of one namespace; its log. At the end the namespace and all that is Kueue's are gone."""
     layout = Layout.from_environment()
     golang.build(layout, (golang.KUEUE,))
-    module, (port, health) = _module(), (free_port(), free_port())
+    module, (port, health) = module_directory(golang.KUEUE, "sigs.k8s.io/kueue"), (free_port(), free_port())
     authority = _certificate(directory)
     assert not METRICS_CERTIFICATE.exists(), f"{METRICS_CERTIFICATE} belongs to somebody else"
-    definitions = [
-        yaml.safe_load(path.read_text()) for path in sorted(module.glob("config/components/crd/bases/*.yaml"))
-    ]
+    definitions = read(module.glob("config/components/crd/bases/*.yaml"))
     names = [definition["metadata"]["name"] for definition in definitions]
     webhooks = _webhooks(module, namespace, port, authority)
-    kubeconfig, config, log = directory / "kubeconfig", directory / "config.yaml", directory / "kueue.log"
-    kubeconfig.write_text(run("config", "view", "--minify", "--raw"))
+    config, log = directory / "config.yaml", directory / "kueue.log"
     config.write_text(json.dumps(_configuration(namespace, directory, port, health)))
     process = None
     try:
@@ -119,19 +92,14 @@ def kueue(namespace: str, directory: Path) -> Iterator[Path]:
         run("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
         command = [str(layout.bin / "kueue"), "--config", str(config), "--feature-gates=VisibilityOnDemand=false"]
         with log.open("wb") as output:
-            started = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+            started = {**os.environ, "KUBECONFIG": str(own_kubeconfig(directory))}
             process = subprocess.Popen(command, env=started, stdout=output, stderr=output)
-        eventually("Kueue is ready", lambda: _is_ready(health), 60, lambda: log.read_text()[-3000:])
+        probe = f"http://127.0.0.1:{health}/readyz"
+        eventually("Kueue is ready", lambda: answers(probe), 60, lambda: log.read_text()[-3000:])
         apply(*webhooks)
         yield log
     finally:
         _remove(namespace, names, webhooks, process)
-
-
-def _is_ready(port: int) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-        return bool(answer.status == 200)
-    return False
 
 
 def _remove(namespace: str, names: list[str], webhooks: list[Object], process: subprocess.Popen[bytes] | None) -> None:
@@ -142,20 +110,8 @@ def _remove(namespace: str, names: list[str], webhooks: list[Object], process: s
         process.wait(60)
     shutil.rmtree(METRICS_CERTIFICATE.parents[1], ignore_errors=True)
     run("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
-    _let_go("pods", namespace)
+    let_go("pods", namespace)
     for name in names:
         if run("get", "crd", name, "--ignore-not-found"):
-            _let_go(name, "")
+            let_go(name, "")
     run("delete", *(f"crd/{name}" for name in names), "--ignore-not-found", "--timeout=120s")
-
-
-def _let_go(kind: str, namespace: str) -> None:
-    """Take the finalizers from all objects of a kind; of all namespaces, where none is named."""
-    where = ["--namespace", namespace] if namespace else ["--all-namespaces"]
-    each = "{range .items[*]}{.metadata.namespace} {.metadata.name}{'\\n'}{end}"
-    found = run("get", kind, *where, "--output", f"jsonpath={each}")
-    for line in found.splitlines():
-        *spaces, name = line.split()
-        of = ["--namespace", spaces[0]] if spaces else []
-        with suppress(AssertionError):  # it went in the meantime
-            run("patch", kind, name, *of, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')

@@ -102,8 +102,8 @@ def version_at(url: str) -> str | None:
 class Clients:
     """Clients in a thread of their own: each sends a request, waits for its answer, and sends the next."""
 
-    def __init__(self, url: str, count: int, pause: float, bearable: Collection[str] = ()) -> None:
-        """`bearable`: codes that the servers of this test give on purpose."""
+    def __init__(self, url: str, count: int, pause: float, bearable: Collection[str] = (), host: str = "") -> None:
+        """`bearable`: codes that the servers of this test give on purpose; `host`: where it is not the URL's."""
         self._url, self._count, self._pause, self._bearable = url, count, pause, bearable
         self.answers: Counter[str] = Counter()
         """Requests by what came of them: the version that answered, `500`, or the name of an error."""
@@ -111,6 +111,7 @@ class Clients:
         """What went wrong, and when since the start."""
         self.failed = 0
         """Requests that ended in an error, or got anything but a version's whole answer."""
+        self._headers = {"Host": host} if host else {}
         self._began = monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -129,7 +130,7 @@ class Clients:
 
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=90)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session:
             await asyncio.gather(*(self._client(session, number) for number in range(self._count)))
 
     async def _client(self, session: aiohttp.ClientSession, number: int) -> None:

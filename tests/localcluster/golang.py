@@ -39,6 +39,12 @@ def _kubernetes(name: str) -> Binary:
     return Binary(name, "kube", f"k8s.io/kubernetes/cmd/{name}", _kubernetes_ldflags())
 
 
+def _own_sources(module: str) -> tuple[str, ...]:
+    """What stands in `go/<module>` for modules that are not to be had."""
+    directory = SOURCES / "go" / module
+    return tuple(sorted(str(path.relative_to(directory)) for path in directory.glob("*/**/*.go")))
+
+
 NODE_BINARIES = (
     *(_kubernetes(name) for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")),
     *(_kubernetes(name) for name in ("kubelet", "kube-proxy", "kubectl")),
@@ -51,6 +57,7 @@ NODE_BINARIES = (
 KUBECTL = _kubernetes("kubectl")
 KWOK = Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok")
 KUEUE = Binary("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue")
+TRAEFIK = Binary("traefik", "gateway", "github.com/traefik/traefik/v3/cmd/traefik", sources=_own_sources("gateway"))
 HELM = Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 
 
