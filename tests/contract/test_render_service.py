@@ -209,6 +209,20 @@ def test_keda_asks_prometheus(metric: str) -> None:
     assert 'namespace="ns"' in trigger["metadata"]["query"]
 
 
+def test_the_autoscaler_that_keda_makes_is_left_to_it() -> None:
+    """It has the labels of the ScaledObject, which are ours, and another owner."""
+    made = world(scaling={"maxReplicas": 5, "metric": "rps", "backend": "KEDA"})
+    theirs = {**made.objects["ScaledObject", "demo"], "kind": "HorizontalPodAutoscaler"}
+    owner = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "demo", "uid": "theirs"}
+    theirs["metadata"] = {**theirs["metadata"], "name": "keda-hpa-demo", "ownerReferences": [owner]}
+    made.objects["HorizontalPodAutoscaler", "keda-hpa-demo"] = theirs
+    made.settle()
+    assert ("HorizontalPodAutoscaler", "keda-hpa-demo") in made.objects
+    made.edit(scaling=None)
+    made.settle()
+    assert ("ScaledObject", "demo") not in made.objects, "with which theirs goes"
+
+
 def test_keda_asks_for_what_the_runtime_tells() -> None:
     """Another server program has other names: those of ours would be nothing, and nothing asks for no servers."""
     scaling = {"maxReplicas": 5, "metric": "concurrency", "target": 3, "backend": "KEDA"}

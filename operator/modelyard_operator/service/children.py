@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelyard_operator.objects import LABEL_TABLE, deletion_of, is_terminating
+from modelyard_operator.objects import LABEL_TABLE, deletion_of, is_owned_by, is_terminating
 from modelyard_operator.plan import Deletion, Object, Patch
 from modelyard_operator.service.autoscalers import make_autoscaler
 from modelyard_operator.service.disruption import make_disruption_budgets
@@ -52,7 +52,9 @@ def desired_children(seen: Seen, installation: Installation) -> Desired:
     extras = _extras(seen, installation, routed=routed)
     delete = _unneeded(seen, routed, settled, {f"{name}-{r}" for r in addressed})
     kept = {(extra["kind"], extra["metadata"]["name"]) for extra in extras}
-    delete += [deletion_of(c) for c in seen.children.extras if (c["kind"], c["metadata"]["name"]) not in kept]
+    # KEDA copies a ScaledObject's labels to the autoscaler that it makes of it: labels alone do not say whose it is
+    owned = [extra for extra in seen.children.extras if is_owned_by(extra, seen.service)]
+    delete += [deletion_of(extra) for extra in owned if (extra["kind"], extra["metadata"]["name"]) not in kept]
     return Desired(apply=(*apply, *extras), patch=tuple(_resized(seen)), delete=tuple(delete))
 
 
@@ -123,7 +125,9 @@ def _unneeded(seen: Seen, routed: bool, settled: bool, addressed: set[str]) -> l
         gone += [
             s
             for s in seen.children.services
-            if s["metadata"]["name"] not in {seen.name, *addressed} and not is_terminating(s)
+            if s["metadata"]["name"] not in {seen.name, *addressed}
+            and is_owned_by(s, seen.service)
+            and not is_terminating(s)
         ]
     return [deletion_of(child) for child in gone]
 
