@@ -72,8 +72,16 @@ def process(
     """A process that runs while the block does, from when it is ready."""
     with log.open("wb") as output:
         started = subprocess.Popen(command, env={**os.environ, **variables}, stdout=output, stderr=output)
+
+    def told() -> str:
+        return log.read_text(errors="replace")[-3000:]
+
+    def is_ready() -> bool:
+        assert started.poll() is None, f"{command[0]} has ended\n{told()}"
+        return ready()
+
     try:
-        eventually(f"{command[0]} is ready", ready, 120, lambda: log.read_text(errors="replace")[-3000:])
+        eventually(f"{command[0]} is ready", is_ready, 120, told)
         yield started
     finally:
         started.terminate()

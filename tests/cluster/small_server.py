@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 STREAM, DIE = "/stream", "/die"
+IN_FLIGHT = "small_requests_in_flight"
 LINES = 20
 LAST = "last"
 Answer = TypeVar("Answer", bound=web.StreamResponse)
@@ -79,6 +80,10 @@ class Server:
         told = {"inFlight": self._in_flight, "inFlightSeconds": self._area, "requests": self._count, "tokens": 0}
         return web.json_response(told)
 
+    async def exposition(self, _: web.Request) -> web.Response:
+        """The same for a Prometheus, by the name IN_FLIGHT."""
+        return web.Response(text=f"# TYPE {IN_FLIGHT} gauge\n{IN_FLIGHT} {self._in_flight}\n")
+
     async def healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
 
@@ -95,6 +100,7 @@ async def serve() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_get("/v2/health/load", server.load)
+    app.router.add_get("/metrics", server.exposition)
     app.router.add_get("/healthz", server.healthy)
     app.router.add_post(STREAM, server.stream)
     app.router.add_post(DIE, server.die)

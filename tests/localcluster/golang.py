@@ -58,6 +58,8 @@ KUBECTL = _kubernetes("kubectl")
 KWOK = Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok")
 KUEUE = Binary("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue")
 TRAEFIK = Binary("traefik", "gateway", "github.com/traefik/traefik/v3/cmd/traefik", sources=_own_sources("gateway"))
+KEDA = Binary("keda", "keda", "github.com/kedacore/keda/v2/cmd/operator")
+KEDA_ADAPTER = Binary("keda-adapter", "keda", "github.com/kedacore/keda/v2/cmd/adapter")
 HELM = Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 
 

@@ -1,0 +1,137 @@
+"""The real KEDA beside a cluster, for one namespace: its operator, and its adapter as the API of external metrics.
+
+The API server reaches the adapter at `localhost`, and has no identity of its own towards it: for the time being, who
+has none may read external metrics.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cluster.foreign import answers, apply, defined, module_directory, own_kubeconfig, process, read, run
+from cluster.kubernetes_api import Object
+from cluster.operator_process import free_port
+from localcluster import golang
+from localcluster.layout import Layout
+
+API = "external.metrics.k8s.io"
+OURS = "modelyard-test-keda"
+
+
+@contextmanager
+def keda(namespace: str, directory: Path) -> Iterator[None]:
+    """KEDA at work for the ScaledObjects of a namespace."""
+    layout = Layout.from_environment()
+    golang.build(layout, (golang.KEDA, golang.KEDA_ADAPTER))
+    module = module_directory(golang.KEDA, "github.com/kedacore/keda/v2")
+    certificate = _certificate(directory, namespace)
+    grpc, secure, health = free_port(), free_port(), free_port()
+    kubeconfig = str(own_kubeconfig(directory))
+    own = dict.fromkeys(("POD_NAMESPACE", "WATCH_NAMESPACE", "KEDA_CLUSTER_OBJECT_NAMESPACE"), namespace)
+    variables = {"KUBECONFIG": kubeconfig, **own}
+    operator = {
+        "metrics-bind-address": "0",
+        "health-probe-bind-address": f"127.0.0.1:{health}",
+        "metrics-service-bind-address": f"127.0.0.1:{grpc}",
+        "cert-dir": str(directory),
+        "enable-webhook-patching": "false",
+        "enable-apiservice-patching": "false",
+    }
+    adapter = {
+        "authentication-kubeconfig": kubeconfig,
+        "authorization-kubeconfig": kubeconfig,
+        "lister-kubeconfig": kubeconfig,
+        "bind-address": "127.0.0.1",
+        "secure-port": str(secure),
+        "port": str(free_port()),
+        "metrics-service-address": f"localhost:{grpc}",
+        "cert-dir": str(directory),
+        "tls-cert-file": str(directory / "tls.crt"),
+        "tls-private-key-file": str(directory / "tls.key"),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(defined(read(module.glob("config/crd/bases/*.yaml"))))
+        probe = f"http://127.0.0.1:{health}/readyz"
+        command = _command(layout, golang.KEDA, operator)
+        stack.enter_context(process(command, variables, directory / "keda.log", lambda: answers(probe)))
+        command = _command(layout, golang.KEDA_ADAPTER, adapter)
+        stack.enter_context(process(command, variables, directory / "adapter.log", lambda: True))
+        stack.enter_context(_external_metrics(namespace, secure, certificate))
+        yield
+
+
+def _command(layout: Layout, binary: golang.Binary, options: dict[str, str]) -> list[str]:
+    return [str(layout.bin / binary.name), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _certificate(directory: Path, namespace: str) -> str:
+    """A pair for both, which is its own authority; the certificate as an APIService wants it."""
+    key, certificate = directory / "tls.key", directory / "tls.crt"
+    names = f"subjectAltName=DNS:localhost,DNS:{OURS}.{namespace}.svc,IP:127.0.0.1"
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", str(key))
+    about = ("-subj", "/CN=keda", "-addext", names, "-days", "2", "-out", str(certificate))
+    subprocess.run(["openssl", "req", "-x509", *new, *about], check=True, capture_output=True, timeout=60)
+    shutil.copy(certificate, directory / "ca.crt")
+    return base64.b64encode(certificate.read_bytes()).decode()
+
+
+@contextmanager
+def _external_metrics(namespace: str, port: int, authority: str) -> Iterator[None]:
+    """The API, answered by the adapter, while the block runs."""
+    registered = _registration(namespace, port, authority)
+    try:
+        apply(*registered)
+        run("wait", "--for=condition=Available", "--timeout=90s", f"apiservice/v1beta1.{API}")
+        yield
+    finally:
+        for body in reversed(registered):  # the API first: one without an answer would hold namespaces up
+            of = ["--namespace", namespace] if "namespace" in body["metadata"] else []
+            run("delete", body["kind"].lower(), body["metadata"]["name"], *of, "--ignore-not-found")
+
+
+def _registration(namespace: str, port: int, authority: str) -> list[Object]:
+    rbac = "rbac.authorization.k8s.io"
+    paths = [f"/apis/{API}", f"/apis/{API}/*"]
+    rules: list[Object] = [
+        {"apiGroups": [API], "resources": ["*"], "verbs": ["get", "list"]},
+        {"nonResourceURLs": paths, "verbs": ["get"]},
+    ]
+    readers = [
+        {"kind": "User", "apiGroup": rbac, "name": "system:anonymous"},
+        {"kind": "ServiceAccount", "namespace": "kube-system", "name": "horizontal-pod-autoscaler"},
+    ]
+    service = {"name": OURS, "namespace": namespace}
+    return [
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": OURS}, "rules": rules},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": OURS},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": OURS},
+            "subjects": readers,
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": service,
+            "spec": {"type": "ExternalName", "externalName": "localhost"},
+        },
+        {
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": f"v1beta1.{API}"},
+            "spec": {
+                "group": API,
+                "version": "v1beta1",
+                "groupPriorityMinimum": 100,
+                "versionPriority": 100,
+                "caBundle": authority,
+                "service": {**service, "port": port},
+            },
+        },
+    ]
