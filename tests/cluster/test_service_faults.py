@@ -12,7 +12,7 @@ import pytest
 from cluster.kubernetes_api import Object
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
-from cluster.services import CLAIM, make_claim, small_service, write_runtimes
+from cluster.services import CLAIM, RUNTIMES, make_claim, small_service, write_runtimes
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -57,7 +57,7 @@ FAULTS = {
     "account": Fault("PodsRefused", "no-such-account", {"serviceAccountName": "no-such-account"}),
     "claim": Fault("VolumeMissing", "no-such-claim", {}, {"model": {"source": {"uri": "pvc://no-such-claim/a"}}}),
     "keys": Fault("MountFailed", "no-such-keys", {}, {"auth": {"mode": "ApiKey", "secretRef": "no-such-keys"}}),
-    "runtime": Fault("InvalidSpec", "known are builtin, small", {}, {"runtime": "unknown"}),
+    "runtime": Fault("InvalidSpec", f"known are builtin, {', '.join(sorted(RUNTIMES))}", {}, {"runtime": "unknown"}),
     "download": Fault(
         "DownloadFailed", "localhost:1", {}, {"model": {"source": {"uri": "https://localhost:1/model"}}}, exit_code=65
     ),
