@@ -61,7 +61,8 @@ class OperatorProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 180) -> None:
+        """A dozen begin at once with the tests that run side by side: on a slow machine each imports for a minute."""
         eventually(
             f"operator on port {self.port} is ready", lambda: self.probe("/readyz")[0] == 200, seconds, self.tail
         )
