@@ -14,8 +14,7 @@ import sys
 from collections import defaultdict
 
 from modelyard_workloads.data.corpus import is_held_out, python_documents
-
-EVALUATION_FRACTION = 0.05  # the default of causal-lm
+from modelyard_workloads.parameters.causal_lm import CausalLmParameters
 
 
 def gzip_bits(train: bytes, held_out: bytes) -> float:
@@ -54,8 +53,9 @@ def ngram_bits(train: bytes, held_out: bytes, order: int = 5) -> float:
 
 def main() -> None:
     """On `example://python-docs`, divided as causal-lm divides it."""
+    fraction = CausalLmParameters().evaluation_fraction
     train, held_out = (
-        "\n".join(d.text for d in python_documents() if is_held_out(d.name, EVALUATION_FRACTION) == held).encode()
+        "\n".join(d.text for d in python_documents() if is_held_out(d.name, fraction) == held).encode()
         for held in (False, True)
     )
     for name, before in (("alone", b""), ("after the training text", train)):
