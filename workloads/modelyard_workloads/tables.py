@@ -107,9 +107,7 @@ class JointOptimizer(torch.optim.Optimizer):
         self._peak = peak
         for trained in tables.values():
             trained.state = trained.rule.state(trained.table.weight)
-        weights = [trained.table.weight for trained in tables.values()]
-        device = weights[0].device if weights else torch.device("cpu")
-        self._add_up = AddUp(max(map(len, weights), default=0), device)
+        self._add_up = AddUp(max((len(trained.table.weight) for trained in tables.values()), default=0))
         self._share()
 
     def _share(self) -> None:
@@ -209,14 +207,17 @@ class AddUp:
     the batch is written down at the row's number, and the place that stays there stands for the row.
     """
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        """For tables of at most `rows` rows: four bytes for each."""
-        self._places = torch.empty(rows, dtype=torch.int32, device=device)
+    def __init__(self, rows: int) -> None:
+        """For tables of at most `rows` rows: four bytes for each, from the first call on."""
+        self._rows = rows
+        self._places: Tensor | None = None
 
     def __call__(self, rows: Tensor, gradients: Tensor) -> Touched:
         """(m,), (m, E) -> (k,) int64, (k, E)"""
         rows = rows.long()
         order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        if self._places is None:
+            self._places = order.new_empty(self._rows)
         with _in_any_order():
             self._places.scatter_(0, rows, order)
         chosen = self._places.index_select(0, rows)

@@ -123,7 +123,7 @@ def test_untouched_rows_stay_as_they_are(rule: TableRule) -> None:
     table = Table(10, 4, 1.0)
     trained = TrainedTable(table, rule, 0.1, rule.state(table.weight))
     before = table.weight.clone()
-    add_up = AddUp(10, torch.device("cpu"))
+    add_up = AddUp(10)
     rows, gradient = add_up(torch.tensor([7, 2, 7], dtype=torch.int32), torch.ones(3, 4))
     assert dict(zip(rows.tolist(), gradient[:, 0].tolist(), strict=True)) == {2: 1, 7: 2}
     with torch.no_grad():
@@ -144,7 +144,7 @@ def expected_sums(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
 @LOOK_UPS
 def test_gradients_of_a_row_are_added_up_in_their_order_batch_after_batch(count: int, rows: int) -> None:
     draw = torch.Generator().manual_seed(count)
-    add_up = AddUp(rows, torch.device("cpu"))
+    add_up = AddUp(rows)
     for _ in range(3):
         touched = torch.randint(rows, (count,), generator=draw, dtype=torch.int32)
         gradients = torch.randn(count, 4, generator=draw)
