@@ -74,6 +74,13 @@ def test_a_training_is_a_run_with_its_parameters_and_curves(tmp_path: Path, monk
     assert told[-1].WhichOneof("record_type") in ("exit", "final", "footer")
 
 
+def processes_of_the_package() -> list[str]:
+    """Names of this process's children that are the package's own: what has not ended may not have written."""
+    children = Path("/proc/self/task").glob("*/children")
+    names = [Path(f"/proc/{child}/comm").read_text().strip() for file in children for child in file.read_text().split()]
+    return [name for name in names if name.startswith("wandb")]
+
+
 def parsed(tmp_path: Path) -> configuration.TrainingConfig:
     return configuration.parse(raw_configuration(tmp_path, SMALL))
 
@@ -88,6 +95,7 @@ def test_it_is_told_how_an_attempt_ended(
     assert attempt is not None
     attempt.draw(1, {"loss": 1.0})
     attempt.close(ending)
+    assert processes_of_the_package() == []
     told = list(records(tmp_path))
     assert [record.exit.exit_code for record in told if record.WhichOneof("record_type") == "exit"] == [code]
     assert any(record.WhichOneof("record_type") == "preempting" for record in told) == (ending == "stopped")

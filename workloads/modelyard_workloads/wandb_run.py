@@ -62,6 +62,14 @@ class WandbRun(TrackedRun):
             self._run.log(values, step=step)
 
     def finish(self, ending: Ending) -> None:
+        """Only when its process has ended is all of it in the file or away: `Run.finish` waits for neither.
+
+        The package would wait for it in an atexit hook, which a rank that failed never runs: it ends with `os._exit`.
+        """
+        import wandb
+
         if ending == "stopped":
             self._run.mark_preempting()
-        self._run.finish(exit_code=0 if ending == "complete" else 1)
+        code = 0 if ending == "complete" else 1
+        self._run.finish(exit_code=code)
+        wandb.teardown(exit_code=code)
