@@ -14,9 +14,9 @@ INSTALLATION = Installation(workloads_image="modelyard/workloads:test", router_i
 DIGEST = "sha256:" + "a" * 64
 
 
-def world(**changes: Any) -> World:
+def world(installation: Installation = INSTALLATION, **changes: Any) -> World:
     spec = {"model": {"source": {"trainingRef": {"name": "digits"}}}, **changes}
-    return World("ModelService", spec, partial(sync, installation=INSTALLATION))
+    return World("ModelService", spec, partial(sync, installation=installation))
 
 
 def training(digest: str = DIGEST, *, phase: str = "Succeeded", message: str = "") -> Object:

@@ -19,8 +19,9 @@ from modelyard_operator.load import Download, Load, RouterLoad, Sample
 from modelyard_operator.objects import LABEL_COMPONENT, LABEL_REVISION, ROUTER, SERVICE, is_terminating
 from modelyard_operator.plan import Key, Object
 from modelyard_operator.readings import Counters, RouterStatus, read_counters, read_exposition, read_router
+from modelyard_operator.service.checks import BUILTIN
 from modelyard_operator.service.routing import ADMIN_PORT
-from modelyard_operator.service.runtime import BUILTIN, Installation, RuntimeProfile
+from modelyard_operator.service.runtime import Installation, RuntimeProfile
 from modelyard_operator.service.source import FETCH, FETCH_PORT, claim_of
 from modelyard_operator.store import Store
 from modelyard_operator.workqueue import WorkQueue

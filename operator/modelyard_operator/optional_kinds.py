@@ -50,7 +50,7 @@ class OptionalKinds:
                 self._absent.add(kind)
             elif kind in self._absent:
                 self._absent.remove(kind)
-                self._tell(self._refused(kind))
+                self._tell(self._store.refusals.release(kind))  # they would be tried again, but perhaps in minutes
             listing = found or []
             for item in listing:
                 meta = item["metadata"]
@@ -59,11 +59,6 @@ class OptionalKinds:
                     self._tell(self._store.put(kind, item))
             _, missed = self._audit.compare(kind, listing, datetime.now(UTC))
             self._tell(missed)
-
-    def _refused(self, kind: str) -> set[Key]:
-        """Whose objects of a kind were refused: they would be tried again, but perhaps in minutes."""
-        refusals = self._store.refusals.items()
-        return {key for key, names in refusals if any(name.startswith(f"{kind}/") for name in names)}
 
     async def _list(self, kind: str) -> list[Object] | None:
         """None where the kind is not there, or is not ours to see."""

@@ -72,10 +72,7 @@ class Reconciler:
             try:
                 with metrics.RECONCILE_SECONDS.labels(key.kind).time():
                     await self.reconcile(key)
-                if self._store.refusals.get(key):
-                    self._queue.retry(key)
-                else:
-                    self._queue.forget(key)
+                self._queue.forget(key)
             except ApiError as error:
                 metrics.RECONCILE_ERRORS.labels(key.kind).inc()
                 delay = self._queue.retry(key, at_least=error.retry_after)
@@ -114,9 +111,10 @@ class Reconciler:
             await self._cluster.delete(key.kind, key.namespace, key.name, uid=meta["uid"])
             return
         await self._write_children(key, parent, plan)
+        retry = self._store.refusals.look(key, (*plan.apply, *plan.create))
         wait = await self._write_status_when_due(key, parent, plan)
         again = SAID_AGAIN_SECONDS if room else None
-        delays = [delay for delay in (plan.requeue_after, wait, told.next_look, again) if delay is not None]
+        delays = [delay for delay in (plan.requeue_after, wait, told.next_look, again, retry) if delay is not None]
         if delays:
             self._queue.add_after(key, min(delays))
 
@@ -143,7 +141,10 @@ class Reconciler:
         for patch in plan.patch:
             await self._patch(key, patch)
         missing = [
-            pod for pod in plan.create if self._store.get(pod["kind"], key.namespace, pod["metadata"]["name"]) is None
+            pod
+            for pod in plan.create
+            if self._store.get(pod["kind"], key.namespace, pod["metadata"]["name"]) is None
+            and not self._store.refusals.waits(key, pod)
         ]
         results = await asyncio.gather(
             *(self._create(key, parent, pod) for pod in missing),
@@ -159,7 +160,9 @@ class Reconciler:
         kind, name = child["kind"], child["metadata"]["name"]
         known = self._store.get(kind, key.namespace, name)
         if known is not None and covers(child, known):
-            self._store.refusals.get(key, {}).pop(f"{kind}/{name}", None)
+            self._store.refusals.drop(key, child)
+            return
+        if self._store.refusals.waits(key, child):
             return
         try:
             if known is None:
@@ -231,16 +234,13 @@ class Reconciler:
 
     def _accept(self, key: Key, child: Object, answer: Object) -> None:
         self._store.put(child["kind"], answer)
-        self._store.refusals.get(key, {}).pop(f"{child['kind']}/{child['metadata']['name']}", None)
+        self._store.refusals.drop(key, child)
 
     def _refuse(self, key: Key, child: Object, error: ApiError) -> None:
         """Remember a refusal for the status. Errors that will pass by themselves are raised: the key is retried."""
         if error.code not in GROUPED_ERRORS:
             raise error
-        name = f"{child['kind']}/{child['metadata']['name']}"
-        refusals, message = self._store.refusals[key], error.about(child)
-        if refusals.get(name) != message:
-            refusals[name] = message
+        if self._store.refusals.add(key, child, error.about(child)):
             self._queue.add(key)  # the status says so at once; the next try comes with back-off
 
     async def _write_status_when_due(self, key: Key, parent: Object, plan: Plan) -> float | None:

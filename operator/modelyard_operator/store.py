@@ -15,6 +15,7 @@ from typing import Any
 from modelyard_operator.load import Load
 from modelyard_operator.objects import API_VERSION, SERVICE, TRAINING, parent_of
 from modelyard_operator.plan import Children, Key, Object, Report
+from modelyard_operator.refusals import Refusals
 from modelyard_operator.uris import parse_uri, training_artifact
 
 _TOMBSTONES = 10_000
@@ -75,7 +76,7 @@ class Store:
         self._held: defaultdict[str, set[str]] = defaultdict(set)  # uid of a service -> names of claims that name it
         self.reports: dict[Key, Report] = {}
         self.loads: dict[Key, Load] = {}
-        self.refusals: defaultdict[Key, dict[str, str]] = defaultdict(dict)
+        self.refusals = Refusals()
         self.absent: defaultdict[Key, set[str]] = defaultdict(set)
 
     def put(self, kind: str, obj: Object) -> set[Key]:
@@ -138,7 +139,7 @@ class Store:
             self.reports.pop(key, None)
             self.loads.pop(key, None)
             self._held.pop(meta["uid"], None)
-            self.refusals.pop(key, None)
+            self.refusals.forget(key)
             self.absent.pop(key, None)
             self._follow(key, None)
             return {key, *self._followers.get(key, ())}
@@ -177,7 +178,7 @@ class Store:
             held_claims=claims,
             training=self.get(*target) if target else None,
             report=self.reports.get(key),
-            refusals=dict(self.refusals.get(key, {})),
+            refusals=self.refusals.of(key),
             absent=frozenset(self.absent.get(key, ())),
         )
 

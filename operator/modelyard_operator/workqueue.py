@@ -20,6 +20,12 @@ BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_LAST_SECONDS = 300.0
 
 
+def backoff(failures: int) -> float:
+    """Seconds until the next try after so many failures: 1 doubled to 300, each with up to 50 % jitter."""
+    delay = min(BACKOFF_LAST_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
+    return delay * random.uniform(0.5, 1.0)
+
+
 class WorkQueue(Generic[K]):
     """Used from one event loop. `get` hands a key out, `done` must follow; `retry` schedules it with back-off."""
 
@@ -87,10 +93,9 @@ class WorkQueue(Generic[K]):
             self.add(key)
 
     def retry(self, key: K, at_least: float = 0.0) -> float:
-        """Schedule a key whose work failed: 1 s doubled to 300 s, each with up to 50 % jitter. Returns the delay."""
+        """Schedule a key whose work failed, with back-off. Returns the delay."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(BACKOFF_LAST_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
-        delay = max(at_least, delay * random.uniform(0.5, 1.0))
+        delay = max(at_least, backoff(failures))
         self.add_after(key, delay)
         return delay
 

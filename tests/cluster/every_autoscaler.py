@@ -14,20 +14,23 @@ import pytest
 from cluster.disturbances import servers
 from cluster.foreign import run
 from cluster.keda import keda
-from cluster.kubernetes_api import eventually
+from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
 from cluster.prometheus import prometheus
 from cluster.services import Clients, address, make_claim, small_service, write_runtimes
+from cluster.small_server import TOKENS_OF_A_REQUEST
 
-SCALING = {
-    "backend": "KEDA",
-    "metric": "concurrency",
-    "minReplicas": 1,
-    "maxReplicas": 3,
-    "target": 4,
-    "scaleDownDelaySeconds": 5,
-}
+CLIENTS, SECONDS_EACH = 12, 0.5
+RATE = CLIENTS / SECONDS_EACH
+THIRDS = {"concurrency": CLIENTS / 3, "rps": RATE / 3, "tokens": TOKENS_OF_A_REQUEST * RATE / 3}
+"""What each of three servers has of the clients' load, by metric. It is less than a third of the rates: a request takes
+a little longer than the server sleeps."""
+
+
+def scaling(metric: str, **changes: object) -> Object:
+    bounds = {"minReplicas": 1, "maxReplicas": 3, "scaleDownDelaySeconds": 5}
+    return {"backend": "KEDA", "metric": metric, "target": THIRDS[metric], **bounds, **changes}
 
 
 def timed(what: str, played: Played, count: int) -> None:
@@ -58,21 +61,25 @@ def test_load_makes_more_servers_and_its_end_fewer(laboratory: Laboratory, tmp_p
     with keda(namespace, tmp_path), prometheus(laboratory.api, namespace, tmp_path) as url:
         options = ("--leader-election", "false", "--runtimes", str(runtimes), "--prometheus-url", url)
         operator, _ = laboratory.start_operator([namespace], *options)
-        body = small_service("busy", runtime="series", scaling=SCALING, env={"VERSION": "1", "DELAY": "0.5"})
-        played = Played.create(laboratory.api, namespace, body)
+        slow = {"VERSION": "1", "DELAY": str(SECONDS_EACH)}
+        played = Played.create(
+            laboratory.api, namespace, small_service("busy", runtime="series", scaling=scaling("concurrency"), env=slow)
+        )
         played.wait("ready", 120, phase="Ready")
-        run("wait", "--namespace", namespace, "--for=condition=Ready", "--timeout=120s", "scaledobject/busy")
-        with Clients(address(played), 12, 0.0) as clients:
-            timed("12 requests at once, 4 for each server", played, 3)
-            wanted, uid = autoscaler(played)
-            assert wanted == "3", told(tmp_path)
-        assert set(clients.answers) == {"1"}, clients.failures
-        timed("no requests", played, 1)
-        assert autoscaler(played)[1] == uid, "the same all the time"
+        for metric in THIRDS:
+            played.edit(scaling=scaling(metric))
+            played.wait_reason("ScalingReady", "ScaledObjectReady")
+            with Clients(address(played), CLIENTS, 0.0) as clients:
+                timed(f"{metric}, of which three servers have {THIRDS[metric]:g} each", played, 3)
+                wanted, uid = autoscaler(played)
+                assert wanted == "3", told(tmp_path)
+            assert set(clients.answers) == {"1"}, clients.failures
+            timed("no requests", played, 1)
+            assert autoscaler(played)[1] == uid, "the same all the time"
         run("delete", "scaledobject", "busy", "--namespace", namespace)
         eventually("there is another", lambda: scaled_object(played), 60, partial(told, tmp_path))
         operator.stop()
-        played.edit(scaling={**SCALING, "backend": "Internal"})
+        played.edit(scaling=scaling("concurrency", backend="Internal"))
         operator.start()
         eventually("nobody else scales it", lambda: not scaled_object(played), 90, operator.tail)
         played.delete()

@@ -20,7 +20,7 @@ from cluster.kubernetes_api import KubernetesApi, Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
 from cluster.reporting import address_for_pods, source_towards
-from cluster.small_server import IN_FLIGHT, LAST, LINES, STREAM
+from cluster.small_server import IN_FLIGHT, LAST, LINES, REQUESTS, STREAM, TOKENS
 from localcluster import settings
 from localcluster.layout import Layout
 
@@ -37,7 +37,10 @@ RUNTIMES: Object = {
     }
 }
 # the same server, which tells its load as servers of others do
-RUNTIMES["series"] = {**RUNTIMES["small"], "metrics": {"path": "/metrics", "inFlight": [IN_FLIGHT]}}
+RUNTIMES["series"] = {
+    **RUNTIMES["small"],
+    "metrics": {"path": "/metrics", "inFlight": [IN_FLIGHT], "requests": [REQUESTS], "tokens": [TOKENS]},
+}
 CLAIM = "models"
 
 

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 STREAM, DIE = "/stream", "/die"
-IN_FLIGHT = "small_requests_in_flight"
+IN_FLIGHT, REQUESTS, TOKENS = "small_requests_in_flight", "small_requests_total", "small_tokens_total"
+TOKENS_OF_A_REQUEST = 10
 LINES = 20
 LAST = "last"
 Answer = TypeVar("Answer", bound=web.StreamResponse)
@@ -30,6 +31,10 @@ class Server:
         self._count = self._in_flight = 0
         self._area, self._changed = 0.0, monotonic()
         self._draining = False
+
+    @property
+    def _tokens(self) -> int:
+        return TOKENS_OF_A_REQUEST * self._count
 
     async def drain(self) -> None:
         """As the bundled server does: on an idle connection that is closed, a request may just be coming."""
@@ -77,12 +82,17 @@ class Server:
 
     async def load(self, _: web.Request) -> web.Response:
         self._change(0)
-        told = {"inFlight": self._in_flight, "inFlightSeconds": self._area, "requests": self._count, "tokens": 0}
-        return web.json_response(told)
+        told = {"inFlight": self._in_flight, "inFlightSeconds": self._area, "requests": self._count}
+        return web.json_response({**told, "tokens": self._tokens})
 
     async def exposition(self, _: web.Request) -> web.Response:
-        """The same for a Prometheus, by the name IN_FLIGHT."""
-        return web.Response(text=f"# TYPE {IN_FLIGHT} gauge\n{IN_FLIGHT} {self._in_flight}\n")
+        """The same for a Prometheus."""
+        told = (
+            (IN_FLIGHT, "gauge", self._in_flight),
+            (REQUESTS, "counter", self._count),
+            (TOKENS, "counter", self._tokens),
+        )
+        return web.Response(text="".join(f"# TYPE {name} {kind}\n{name} {value}\n" for name, kind, value in told))
 
     async def healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")

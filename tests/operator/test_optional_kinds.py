@@ -82,8 +82,9 @@ def test_what_was_refused_for_want_of_the_kind_is_tried_when_it_comes() -> None:
     async def play() -> None:
         cluster = Listings()
         looks = Looks(cluster)
-        looks.store.refusals[KEY]["HTTPRoute/demo"] = "the cluster knows no HTTPRoute"
-        looks.store.refusals[Key("ModelService", "ns", "other")]["Deployment/other"] = "a quota"
+        looks.store.refusals.add(KEY, route(1), "the cluster knows no HTTPRoute")
+        other = {"kind": "Deployment", "metadata": {"name": "other"}}
+        looks.store.refusals.add(Key("ModelService", "ns", "other"), other, "a quota")
         assert await looks.look() == []
         cluster.there["HTTPRoute"] = []
         assert [await looks.look(), await looks.look()] == [[KEY], []]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from modelyard_operator.objects import LABEL_REVISION
 from modelyard_operator.plan import Object
+from modelyard_operator.service.runtime import RuntimeProfile
 from modelyard_operator.service.sync import sync
 from operator_worlds import DIGEST, INSTALLATION, available, serves, training, world
 from simulation import World, assert_golden
@@ -63,6 +66,30 @@ def is_suspended(w: World) -> None:
 def refuses_a_failed_training(w: World) -> None:
     w.training = training(phase="Failed", message="out of memory")
     w.settle()
+
+
+@pytest.mark.parametrize(
+    ("changes", "artifact", "reason"),
+    [
+        ({}, {"task": "image-classification"}, "GoldenAnswersReproduced"),
+        ({"validation": {"golden": "Required"}}, {}, "GoldenAnswersReproduced"),
+        ({}, {}, "ReproducedIfPresent"),
+        ({"validation": {"golden": "Off"}}, {"task": "image-classification"}, None),
+        ({"runtime": "vllm"}, {"task": "causal-lm"}, None),
+    ],
+)
+def test_no_more_is_said_to_be_validated_than_was(
+    changes: dict[str, Any], artifact: dict[str, str], reason: str | None
+) -> None:
+    profiles = {"vllm": RuntimeProfile(image="vllm:test")}
+    w = world(installation=replace(INSTALLATION, runtimes=profiles), **changes)
+    w.training = training()
+    w.training["status"]["artifacts"][0] |= artifact
+    w.settle()
+    available(w)
+    w.settle()
+    assert w.condition("Ready")["status"] == "True"
+    assert [c["reason"] for c in w.status["conditions"] if c["type"] == "Validated"] == ([reason] if reason else [])
 
 
 LIVES = [

@@ -14,9 +14,17 @@ from modelyard_operator.service.traffic_spec import traffic_issues
 if TYPE_CHECKING:
     from modelyard_operator.service.spec import ModelServiceSpec
 
+BUILTIN = "builtin"
+"""The runtime that is the bundled server."""
 SOURCE_SCHEMES = ("pvc", "s3", "gs", "https", "hf", "oci")
 RESERVED_ENV_PREFIXES = ("MODELYARD_",)
 MAX_REQUEST_BYTES = 16 * 1024**3
+_OWN_LIMITS = {
+    "max_wait_seconds": "maxWaitSeconds",
+    "max_request_bytes": "maxRequestBytes",
+    "container_concurrency": "containerConcurrency",
+}
+"""Those that no router keeps for a server."""
 
 
 def check(spec: ModelServiceSpec) -> Iterator[Issue]:
@@ -28,10 +36,34 @@ def check(spec: ModelServiceSpec) -> Iterator[Issue]:
         yield from scaling_issues(spec.scaling)
     yield from traffic_issues(spec.auth, spec.route, spec.rollout)
     yield from _predictor_issues(spec)
+    if spec.runtime != BUILTIN:
+        yield from _foreign_runtime_issues(spec)
     largest = quantity.amount(spec.limits.max_request_bytes)
     if not 1 <= largest <= MAX_REQUEST_BYTES or largest % 1:
         message = f"expected a whole number of bytes from 1 to 16Gi, got {spec.limits.max_request_bytes}"
         yield Issue("spec.limits.maxRequestBytes", message)
+
+
+def _foreign_runtime_issues(spec: ModelServiceSpec) -> Iterator[Issue]:
+    """What the bundled server alone does, and a user would believe to be done: above all, ask for keys."""
+    told = f"the bundled server alone does this, and the runtime is {spec.runtime!r};"
+    own = "remove it, and say it in predictor.args in that server's own words"
+    if spec.auth.mode == "ApiKey":
+        message = f"{told} anybody could ask it. Write None, and have that server or a gateway ask for keys"
+        yield Issue("spec.auth.mode", message)
+    if spec.batching != type(spec.batching)():
+        yield Issue("spec.batching", f"{told} {own}")
+    if spec.generation is not None:
+        yield Issue("spec.generation", f"{told} {own}")
+    if spec.explain is not None and spec.explain.enabled:
+        yield Issue("spec.explain.enabled", f"{told} write false, or runtime: {BUILTIN}")
+    if spec.validation.golden == "Required":
+        message = f"{told} write IfPresent, with which it serves without them, or runtime: {BUILTIN}"
+        yield Issue("spec.validation.golden", message)
+    limits, usual = spec.limits, type(spec.limits)()
+    for field, name in _OWN_LIMITS.items():
+        if getattr(limits, field) != getattr(usual, field):
+            yield Issue(f"spec.limits.{name}", f"{told} {own}")
 
 
 def _predictor_issues(spec: ModelServiceSpec) -> Iterator[Issue]:

@@ -20,7 +20,8 @@ from modelyard_operator.podspec import (
     pod_security_context,
     resources_manifest,
 )
-from modelyard_operator.service.runtime import BUILTIN, Installation, RuntimeProfile
+from modelyard_operator.service.checks import BUILTIN
+from modelyard_operator.service.runtime import Installation, RuntimeProfile
 from modelyard_operator.service.server_config import KEYS_PATH, server_config
 from modelyard_operator.service.source import MODEL_PATH, fetch_container, model_directory, model_volume
 from modelyard_operator.service.spec import ModelServiceSpec

@@ -12,13 +12,13 @@ from pydantic import Field, ValidationError
 
 from modelyard_operator.issues import validation_issues
 from modelyard_operator.schema import InvalidSpec, Issue, Model
+from modelyard_operator.service.checks import BUILTIN
 from modelyard_operator.service.spec import ModelServiceSpec
 
-BUILTIN = "builtin"
 _BUILTIN_SERIES = {
     "concurrency": ["modelyard_requests_in_flight"],
     "rps": ["modelyard_requests_total"],
-    "tokens": ["vllm:generation_tokens_total"],
+    "tokens": ["vllm:prompt_tokens_total", "vllm:generation_tokens_total"],
 }
 HTTP_PORT = 8080
 GRPC_PORT = 8081

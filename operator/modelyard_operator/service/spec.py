@@ -12,7 +12,7 @@ from pydantic import Field
 from modelyard_operator.parsing import parse_object
 from modelyard_operator.pods import POD_RULES, Env, LabelName, PodOptions, Resources
 from modelyard_operator.schema import Matches, Model, Quantity, Rule, cel, has_text
-from modelyard_operator.service.checks import RESERVED_ENV_PREFIXES, SOURCE_SCHEMES, check
+from modelyard_operator.service.checks import BUILTIN, RESERVED_ENV_PREFIXES, SOURCE_SCHEMES, check
 from modelyard_operator.service.scaling_spec import Scaling
 from modelyard_operator.service.traffic_spec import Auth, Drain, Limits, Rollout, Route
 from modelyard_operator.uris import uri_form
@@ -132,7 +132,7 @@ class ModelServiceSpec(Model):
 
     model: ServedModel
     """What is served."""
-    runtime: LabelName = "builtin"
+    runtime: LabelName = BUILTIN
     """The server: builtin, or the name of a runtime profile of the operator's (vllm, triton, custom…)."""
     predictor: Predictor = Predictor()
     """The server's pods."""

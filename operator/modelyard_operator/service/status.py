@@ -11,10 +11,12 @@ from modelyard_operator.lineage import Unresolved
 from modelyard_operator.objects import LABEL_COMPONENT, ROUTER
 from modelyard_operator.plan import Children, Object, Urgency
 from modelyard_operator.service.acceptance import refusal_of
+from modelyard_operator.service.autoscaler_status import Word, scaling_word
+from modelyard_operator.service.checks import BUILTIN
 from modelyard_operator.service.failures import LOADING, ServerFailure
 from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
-from modelyard_operator.service.runtime import BUILTIN, GRPC_PORT
+from modelyard_operator.service.runtime import GRPC_PORT
 from modelyard_operator.service.spec import ModelServiceSpec
 
 LANGUAGE_TASKS = ("causal-lm",)
@@ -152,21 +154,48 @@ def _set_conditions(marks: Conditions, seen: Seen) -> None:
     marks.set(
         "ModelLoaded", loaded, "Loaded" if loaded else (failure.reason if loaded is False and failure else "Waiting")
     )
-    golden = failure is not None and failure.reason == "GoldenMismatch"
-    if seen.spec.validation.golden != "Off":
-        validated = rollout.ready or (False if golden else None)
-        word = "GoldenAnswersReproduced" if rollout.ready else "GoldenMismatch" if golden else "Waiting"
-        marks.set("Validated", validated, word, failure.message if golden and failure else "")
+    _set_validated(marks, seen)
     routed = rollout.serving is not None and seen.front is not None
     words = "ServicePointsAtRouter" if seen.front and LABEL_COMPONENT in seen.front else "ServicePointsAtRevision"
     refusal = _refused_outside(seen) if routed else (False, "NoRevisionReady", rollout.serving or "")
     marks.set("RoutesReady", *(refusal or (True, words, rollout.serving or "")))
     _set_canary(marks, rollout)
-    if seen.scale is not None:
-        marks.set(
-            "ScalingReady", True, seen.scale["reason"], f"{seen.scale['desired']} servers: {seen.scale['message']}"
-        )
+    _set_scaling(marks, seen)
     _set_ready(marks, seen, routed, reason, message)
+
+
+def _set_validated(marks: Conditions, seen: Seen) -> None:
+    """Of the bundled server alone: others know no golden answers."""
+    validation, failure, ready = seen.spec.validation, seen.failure, seen.rollout.ready
+    if validation.golden == "Off" or seen.spec.runtime != BUILTIN:
+        return
+    if failure is not None and failure.reason == "GoldenMismatch" and not ready:
+        marks.set("Validated", False, failure.reason, failure.message)
+    elif not ready:
+        marks.set("Validated", None, "Waiting")
+    elif validation.golden == "Required" or _has_golden_answers(seen.model):
+        marks.set("Validated", True, "GoldenAnswersReproduced")
+    else:
+        message = "golden answers were reproduced if the artifact has any; golden: Required refuses one without"
+        marks.set("Validated", True, "ReproducedIfPresent", message)
+
+
+def _has_golden_answers(model: Object | Unresolved) -> bool:
+    """Every artifact of a bundled trainer has; what others left may have none."""
+    return isinstance(model, dict) and bool(model.get("task"))
+
+
+def _set_scaling(marks: Conditions, seen: Seen) -> None:
+    if seen.scale is not None:
+        word: Word | None = (
+            True,
+            str(seen.scale["reason"]),
+            f"{seen.scale['desired']} servers: {seen.scale['message']}",
+        )
+    else:
+        word = scaling_word(seen.name, seen.spec.scaling, seen.children)
+    if word is not None:
+        marks.set("ScalingReady", *word)
 
 
 def _refused_outside(seen: Seen) -> tuple[bool | None, str, str] | None:
