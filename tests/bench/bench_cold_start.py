@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from bench.peers import classifier
-from bench.pinned import cpu_seconds, free_port, server, wait_for_answers
+from bench.pinned import cpu_seconds, server, wait_for_answers
 from bench.serve_peers import Start, starts
 from bench.v2_requests import Row, json_request
+from ports import free_port
 from servers.artifacts import image_artifact
 from servers.process import serve_config
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainings.pods import free_port
+from ports import free_port
 
 HERE = Path(__file__).parent
 _PATHS = os.pathsep.join([str(HERE.parents[1] / "workloads"), str(HERE.parent)])

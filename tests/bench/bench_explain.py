@@ -19,8 +19,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from bench.pinned import free_port, load, server, wait_for_answers
+from bench.pinned import load, server, wait_for_answers
 from bench.v2_requests import binary_request
+from ports import free_port
 from servers.artifacts import image_artifact
 from servers.process import serve_config
 

@@ -37,10 +37,10 @@ from bench.burst import Burst, Times
 from bench.measured_operator import MeasuredOperator
 from cluster.definitions import apply_definitions
 from cluster.kubernetes_api import KubernetesApi, Object, chosen_access, eventually
-from cluster.operator_process import free_port
 from localcluster.fakes import kwok_nodes, set_kwok_nodes
 from localcluster.layout import Layout
 from localcluster.progress import step
+from ports import free_port
 
 PODS, TRAININGS = "Pod", "ModelTraining"
 PODS_PER_NODE = 100

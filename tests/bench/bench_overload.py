@@ -22,8 +22,9 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from bench.pinned import free_port, load, server, wait_for_answers
+from bench.pinned import load, server, wait_for_answers
 from bench.v2_requests import Row, binary_request
+from ports import free_port
 from servers.artifacts import image_artifact
 from servers.process import serve_config
 

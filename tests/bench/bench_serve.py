@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 from bench.peers import classifier
-from bench.pinned import HERE, INFER, free_port, load, on_core, server, wait_for_answers
+from bench.pinned import HERE, INFER, load, on_core, server, wait_for_answers
 from bench.serve_peers import Start, running, starts
 from bench.v2_requests import Row, binary_request, grpc_request, json_request
+from ports import free_port
 from servers.artifacts import image_artifact
 from servers.process import serve_config
 

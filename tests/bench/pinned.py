@@ -29,14 +29,6 @@ def on_core(core: int, command: Sequence[str]) -> list[str]:
     return ["taskset", "--cpu-list", str(cores[core % len(cores)]), *command]
 
 
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def server(
     command: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None, core: int | None = 0

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.peers import classifier
-from bench.pinned import HERE, ROOT, free_port, server
+from bench.pinned import HERE, ROOT, server
+from ports import free_port
 
 ENVIRONMENTS = ROOT / ".cache" / "bench-peers"
 SCRIPTS = HERE / "peers"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cluster.foreign import answers, apply, defined, module_directory, own_kubeconfig, process, read, run
 from cluster.kubernetes_api import Object
-from cluster.operator_process import free_port
 from localcluster import golang
 from localcluster.layout import Layout
+from ports import free_port
 
 API = "external.metrics.k8s.io"
 OURS = "modelyard-test-keda"

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
-from cluster.foreign import answers, apply, let_go, module_directory, own_kubeconfig, read, run
-from cluster.kubernetes_api import Object, eventually
-from cluster.operator_process import free_port
+from cluster.foreign import answers, apply, defined, let_go, module_directory, own_kubeconfig, process, read, run
+from cluster.kubernetes_api import Object
 from localcluster import golang
 from localcluster.layout import Layout
+from ports import free_port
 
 METRICS_CERTIFICATE = Path("/etc/kueue/metrics/certs")
 """Where Kueue looks for it whatever its configuration says."""
@@ -77,41 +76,47 @@ def kueue(namespace: str, directory: Path) -> Iterator[Path]:
     golang.build(layout, (golang.KUEUE,))
     module, (port, health) = module_directory(golang.KUEUE, "sigs.k8s.io/kueue"), (free_port(), free_port())
     authority = _certificate(directory)
-    assert not METRICS_CERTIFICATE.exists(), f"{METRICS_CERTIFICATE} belongs to somebody else"
-    definitions = read(module.glob("config/components/crd/bases/*.yaml"))
-    names = [definition["metadata"]["name"] for definition in definitions]
-    webhooks = _webhooks(module, namespace, port, authority)
     config, log = directory / "config.yaml", directory / "kueue.log"
     config.write_text(json.dumps(_configuration(namespace, directory, port, health)))
-    process = None
+    command = [str(layout.bin / "kueue"), "--config", str(config), "--feature-gates=VisibilityOnDemand=false"]
+    probe = f"http://127.0.0.1:{health}/readyz"
+    with ExitStack() as stack:
+        stack.enter_context(_metrics_certificate(directory))
+        stack.enter_context(defined(read(module.glob("config/components/crd/bases/*.yaml"))))
+        stack.enter_context(_left_at_the_end(namespace))
+        variables = {"KUBECONFIG": str(own_kubeconfig(directory))}
+        stack.enter_context(process(command, variables, log, lambda: answers(probe)))
+        stack.enter_context(_registered(_webhooks(module, namespace, port, authority)))
+        yield log
+
+
+@contextmanager
+def _metrics_certificate(directory: Path) -> Iterator[None]:
+    assert not METRICS_CERTIFICATE.exists(), f"{METRICS_CERTIFICATE} belongs to somebody else"
     try:
         METRICS_CERTIFICATE.mkdir(parents=True)
         for name in ("tls.crt", "tls.key"):
             shutil.copy(directory / name, METRICS_CERTIFICATE)
-        apply(*definitions)
-        run("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
-        command = [str(layout.bin / "kueue"), "--config", str(config), "--feature-gates=VisibilityOnDemand=false"]
-        with log.open("wb") as output:
-            started = {**os.environ, "KUBECONFIG": str(own_kubeconfig(directory))}
-            process = subprocess.Popen(command, env=started, stdout=output, stderr=output)
-        probe = f"http://127.0.0.1:{health}/readyz"
-        eventually("Kueue is ready", lambda: answers(probe), 60, lambda: log.read_text()[-3000:])
-        apply(*webhooks)
-        yield log
+        yield
     finally:
-        _remove(namespace, names, webhooks, process)
+        shutil.rmtree(METRICS_CERTIFICATE.parents[1], ignore_errors=True)
 
 
-def _remove(namespace: str, names: list[str], webhooks: list[Object], process: subprocess.Popen[bytes] | None) -> None:
-    """All of it, in whatever state it is: with Kueue gone, nobody else would take its finalizers away."""
-    run("delete", *(f"{body['kind'].lower()}/{body['metadata']['name']}" for body in webhooks), "--ignore-not-found")
-    if process is not None:
-        process.terminate()
-        process.wait(60)
-    shutil.rmtree(METRICS_CERTIFICATE.parents[1], ignore_errors=True)
-    run("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
-    let_go("pods", namespace)
-    for name in names:
-        if run("get", "crd", name, "--ignore-not-found"):
-            let_go(name, "")
-    run("delete", *(f"crd/{name}" for name in names), "--ignore-not-found", "--timeout=120s")
+@contextmanager
+def _left_at_the_end(namespace: str) -> Iterator[None]:
+    """With Kueue gone, nobody else would take its finalizers from the pods."""
+    try:
+        yield
+    finally:
+        run("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+        let_go("pods", namespace)
+
+
+@contextmanager
+def _registered(webhooks: list[Object]) -> Iterator[None]:
+    try:
+        apply(*webhooks)
+        yield
+    finally:
+        names = (f"{body['kind'].lower()}/{body['metadata']['name']}" for body in webhooks)
+        run("delete", *names, "--ignore-not-found")

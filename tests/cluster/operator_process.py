@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from cluster.kubernetes_api import eventually
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,12 +83,6 @@ class OperatorProcess:
         """The end of its log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_end(process: OperatorProcess, seconds: float) -> None:

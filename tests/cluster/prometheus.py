@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cluster.foreign import answers, process
 from cluster.kubernetes_api import KubernetesApi, Object
-from cluster.operator_process import free_port
+from ports import free_port
 
 PORT = 8080
 

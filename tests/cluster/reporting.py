@@ -6,7 +6,7 @@ import socket
 
 from cluster.kubernetes_api import KubernetesApi
 from cluster.laboratory import Laboratory
-from cluster.operator_process import free_port
+from ports import free_port
 
 
 def address_for_pods(api: KubernetesApi) -> str:

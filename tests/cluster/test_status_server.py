@@ -6,8 +6,8 @@ import pytest
 from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played, training
-from cluster.operator_process import free_port
 from cluster.poster import Poster
+from ports import free_port
 
 # What transformers' KubeflowCallback sends, with a metric that is no number and fields of its own.
 REPORT: Object = {

@@ -13,7 +13,8 @@ from modelyard_operator.router import __main__ as main
 from modelyard_operator.router import patience, proxy
 from modelyard_operator.router.config import Backend, InvalidConfig, parse_config
 from modelyard_operator.router.table import Shares
-from routing import answering, backend, free_port, router, server, until
+from ports import free_port
+from routing import answering, backend, router, server, until
 
 
 async def test_bodies_of_all_kinds_pass_through() -> None:

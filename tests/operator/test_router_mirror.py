@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 from modelyard_operator.router.compare import alike
 from modelyard_operator.router.config import Tolerance
-from routing import answering, backend, free_port, router, server, until
+from ports import free_port
+from routing import answering, backend, router, server, until
 
 CLOSE = Tolerance()
 

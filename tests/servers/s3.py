@@ -17,7 +17,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainings.pods import free_port
+from ports import free_port
 
 _PACKAGES = ("moto[s3]>=5.1,<6", "flask>=3,<4", "flask-cors>=5")
 _SECONDS = 300

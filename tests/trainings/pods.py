@@ -6,34 +6,20 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 ROOT = Path(__file__).parents[2]
-_CHANCE = random.SystemRandom()
 # A ResNet that two ranks on two cores train in a few seconds: 5 steps an epoch.
 SMALL = {"architecture": "resnet10", "imageSize": 8, "batchSize": 256, "epochs": 3, "logEverySteps": 1, "dropout": 0.1}
-
-
-def free_port() -> int:
-    """A port on which nobody listens now, nor on the next one, where launchers meet (see peers.py). At random and below
-    the ports that connections get, so that no test beside this one takes it before it is used.
-    """
-    while True:
-        port = _CHANCE.randrange(15_000, 29_000)
-        with suppress(OSError), socket.socket() as here, socket.socket() as next_to_it:
-            here.bind(("127.0.0.1", port))
-            next_to_it.bind(("127.0.0.1", port + 1))
-            return port
 
 
 def configuration(output: Path, parameters: dict[str, Any], **changes: Any) -> dict[str, Any]:

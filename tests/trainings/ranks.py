@@ -13,8 +13,9 @@ from multiprocessing import connection, context, forkserver, get_context
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
-from trainings.pods import ROOT, free_port
+from trainings.pods import ROOT
 
 _PRELOADED = ["torch", "torch.distributed", "safetensors.torch", "trainings.ranks"]
 

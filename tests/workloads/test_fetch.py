@@ -18,9 +18,9 @@ from modelyard_workloads.artifact import ArtifactInvalid, ArtifactMissing, Diges
 from modelyard_workloads.data.sources import Patience
 from modelyard_workloads.exits import DataError
 from modelyard_workloads.fetch import FetchConfig, Progress, fetch, telling
+from ports import free_port
 from servers.files import FileServer, file_server
 from servers.s3 import s3_server
-from trainings.pods import free_port
 
 QUICK = Patience(attempts=2, first_pause=0.01)
 WEIGHTS = bytes(range(256)) * 4096

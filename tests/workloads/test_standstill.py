@@ -13,7 +13,8 @@ import pytest
 from modelyard_workloads.stacks import digest, summary
 from modelyard_workloads.stopwatch import CAUSES, Stopwatch
 from modelyard_workloads.watchdog import COMPILE_SECONDS, Watchdog
-from trainings.pods import ROOT, SMALL, Pod, configuration, free_port
+from ports import free_port
+from trainings.pods import ROOT, SMALL, Pod, configuration
 from trainings.status_server import StatusServer
 
 LONG = {**SMALL, "epochs": 400}

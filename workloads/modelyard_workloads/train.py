@@ -7,6 +7,7 @@ and the ranks agree on the step after which they save and stop.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -36,11 +37,6 @@ class Signals:
     def install(self) -> None:
         """From now on SIGTERM asks for a stop. Ctrl-C reaches the launcher too, which forwards it as SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_stop)
-
-    @staticmethod
-    def ignore() -> None:
-        """Everything is saved. The interpreter gives handlers back while it ends, and the default one would kill it."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def stop(self) -> bool:
         """Is the rank to save and stop?"""
@@ -83,7 +79,9 @@ def main() -> int:
 
 def _train(reporter: Reporter, signals: Signals) -> int:
     config = configuration.load()
-    # torch takes seconds to import; a wrong configuration should not.
+    # torch takes seconds to import; a wrong configuration should not. The hundred thousand objects that it makes stay:
+    # no collection needs to visit them, now or later.
+    gc.disable()
     from modelyard_workloads import eager
     from modelyard_workloads.distributed import RankInfo, Ranks
     from modelyard_workloads.exits import Stopped
@@ -96,6 +94,8 @@ def _train(reporter: Reporter, signals: Signals) -> int:
     ranks = Ranks(RankInfo.from_environment(os.environ))
     configuration.check_batch_size(config, ranks.world_size)
     task = build_task(config)
+    gc.freeze()
+    gc.enable()
     reporter.stopwatch.lap("imports")
     moved()
     ranks.start()
@@ -105,12 +105,10 @@ def _train(reporter: Reporter, signals: Signals) -> int:
     try:
         result = train(task, config, ranks, reporter, signals.stop, signals.save)
     except Stopped as stopped:
-        signals.ignore()
         if ranks.is_main:
             reporter.event("stopped", step=stopped.step)
         ranks.stop()
         return CHECKPOINTED
-    signals.ignore()
     if ranks.is_main:
         reporter.event("result", **result)
     ranks.stop()
@@ -132,9 +130,9 @@ def _die_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _leave(code: int) -> NoReturn:
-    """End a rank that failed at once: the destructors of a broken process group wait for peers that are gone. A
-    checkpoint that is being written is finished first.
+def leave(code: int) -> NoReturn:
+    """End a rank at once: torch takes most of a second to be taken down in order, and the destructors of a broken
+    process group wait for peers that are gone. A checkpoint that is being written is finished first.
     """
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -145,7 +143,4 @@ def _leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _code = main()
-    if _code not in (SUCCESS, CHECKPOINTED):
-        _leave(_code)
-    sys.exit(_code)
+    leave(main())

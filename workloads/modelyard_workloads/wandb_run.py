@@ -64,7 +64,7 @@ class WandbRun(TrackedRun):
     def finish(self, ending: Ending) -> None:
         """Only when its process has ended is all of it in the file or away: `Run.finish` waits for neither.
 
-        The package would wait for it in an atexit hook, which a rank that failed never runs: it ends with `os._exit`.
+        The package would wait for it in an atexit hook, which a rank never runs: it ends with `os._exit`.
         """
         import wandb
 

@@ -127,13 +127,21 @@ class Validation(Model):
     """The absolute error that is let pass."""
 
 
-class ModelServiceSpec(Model):
+_KEYS_ARE_BUILTIN = Rule(
+    f"self.?runtime.orValue('{BUILTIN}') == '{BUILTIN}' || !has(self.auth) || self.auth.?mode.orValue('') != 'ApiKey'",
+    "the bundled server alone asks for keys; write mode None, and have that server or a gateway ask for them",
+    ".auth",
+)
+
+
+class ModelServiceSpec(Model, json_schema_extra=cel(_KEYS_ARE_BUILTIN)):
     """What is served, and how."""
 
     model: ServedModel
     """What is served."""
     runtime: LabelName = BUILTIN
-    """The server: builtin, or the name of a runtime profile of the operator's (vllm, triton, custom…)."""
+    """The server: builtin, or the name of a runtime profile of the operator's (vllm, triton, custom…). batching,
+    generation, explain, auth and golden: Required are for builtin."""
     predictor: Predictor = Predictor()
     """The server's pods."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1

@@ -34,7 +34,16 @@ class Analysis(Model):
     """How often it must answer like the old one."""
 
 
-class Rollout(Model):
+class Rollout(
+    Model,
+    json_schema_extra=cel(
+        Rule(
+            "self.?strategy.orValue('RollingUpdate') != 'RollingUpdate'"
+            " || ((!has(self.steps) || self.steps.size() == 0) && !has(self.analysis))",
+            "steps and analysis are for Canary and Shadow; write one of them as strategy, or remove them",
+        )
+    ),
+):
     """How one revision replaces another."""
 
     strategy: Literal["RollingUpdate", "Canary", "Shadow"] = "RollingUpdate"
@@ -118,6 +127,11 @@ class Route(
             "mode Ingress needs hostname",
             ".hostname",
         ),
+        Rule(
+            f"self.?mode.orValue('Auto') != 'Auto' || (!({has_text('self.hostname')}) && !has(self.gatewayRef))",
+            "hostname and gatewayRef are for a way in from outside; write mode HTTPRoute or Ingress",
+            ".mode",
+        ),
     ),
 ):
     """How requests come in."""
@@ -138,6 +152,14 @@ def traffic_issues(auth: Auth, route: Route, rollout: Rollout) -> Iterator[Issue
         yield Issue("spec.route.gatewayRef", "mode HTTPRoute needs it; write {name: GATEWAY}")
     if route.mode == "Ingress" and not route.hostname:
         yield Issue("spec.route.hostname", "mode Ingress needs it; write the host name under which the model is served")
+    if route.mode == "Auto" and (route.hostname or route.gateway_ref is not None):
+        message = "hostname and gatewayRef are for a way in from outside; write HTTPRoute or Ingress, or remove them"
+        yield Issue("spec.route.mode", message)
+    if route.mode == "Ingress" and route.gateway_ref is not None:
+        yield Issue("spec.route.gatewayRef", "is for mode HTTPRoute; write that, or remove it")
+    if rollout.strategy == "RollingUpdate" and (rollout.steps or rollout.analysis is not None):
+        message = "steps and analysis are for Canary and Shadow; write one of them, or remove those"
+        yield Issue("spec.rollout.strategy", message)
     percents = [step.percent for step in rollout.steps]
     if percents != sorted(percents):
         yield Issue("spec.rollout.steps", f"the shares must not fall, got {', '.join(map(str, percents))}")

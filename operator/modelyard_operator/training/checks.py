@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DATASET_SCHEMES = ("example", "pvc", "s3", "gs", "https", "hf")
 MODEL_SCHEMES = ("training", "pvc", "s3", "gs", "https", "hf")
+_NO_PROCESSES = ("tensorflow", "none")
+"""Ways to meet in which a node is one process, or what its image makes of it."""
 OUTPUT_SCHEMES = ("pvc", "s3", "gs")
 
 
@@ -48,6 +50,9 @@ def _trainer_issues(trainer: Trainer) -> Iterator[Issue]:
         yield from parameter_issues(trainer.builtin, trainer.parameters, f"{path}.parameters")
     if trainer.builtin and trainer.rendezvous != "torch":
         yield Issue(f"{path}.rendezvous", "the builtin trainers meet by torch; remove it, or write torch")
+    if trainer.rendezvous in _NO_PROCESSES and trainer.num_proc_per_node != "auto":
+        message = f"nobody is told of it with rendezvous {trainer.rendezvous}; remove it, and start them in your image"
+        yield Issue(f"{path}.numProcPerNode", message)
     yield from env_issues(trainer.env, f"{path}.env")
     yield from _reserved_env_issues(trainer, f"{path}.env")
     yield from resource_issues(trainer.resources_per_node, f"{path}.resourcesPerNode")
@@ -85,9 +90,13 @@ def _output_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
         yield Issue("spec.output.uri", message)
     if spec.output.secret_ref and not remote:
         yield Issue("spec.output.secretRef", "is for an object store; write its uri, or remove it")
+    usual, own = type(spec.output)(), "is for the claim that the operator makes; remove it or remove uri"
     if spec.output.uri and spec.output.storage_class_name is not None:
-        message = "is for the claim that the operator makes; remove it or remove uri"
-        yield Issue("spec.output.storageClassName", message)
+        yield Issue("spec.output.storageClassName", own)
+    if spec.output.uri and not remote and spec.output.size != usual.size:
+        yield Issue("spec.output.size", own)
+    if spec.output.uri and spec.output.retention_policy == "Delete":
+        yield Issue("spec.output.retentionPolicy", f"{own}: what is yours is never deleted")
 
 
 def _policy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
@@ -102,9 +111,22 @@ def _policy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
         elif "memory" not in spec.trainer.resources_per_node.limits:
             message = "without a memory limit there is nothing to raise; add limits.memory, or remove it"
             yield Issue("spec.failurePolicy.onOOM", message)
+    if spec.scheduling.workload_priority_class_name and not spec.scheduling.queue_name:
+        message = "is Kueue's, for a queue; write queueName, or priorityClassName instead"
+        yield Issue("spec.scheduling.workloadPriorityClassName", message)
     yield from _elastic_issues(spec)
-    no_saves = spec.checkpoint.every_steps is None and spec.checkpoint.every_seconds is None
-    if no_saves and spec.checkpoint.resume == "Required":
+    yield from _checkpoint_issues(spec)
+
+
+def _checkpoint_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
+    checkpoint, usual = spec.checkpoint, type(spec.checkpoint)()
+    if not spec.trainer.builtin:
+        for field, told in type(checkpoint).model_fields.items():
+            asked = getattr(checkpoint, field)
+            if asked is not None and asked != getattr(usual, field):
+                message = "only the builtin trainers follow it; tell your own image by args or env, and remove it"
+                yield Issue(f"spec.checkpoint.{told.alias or field}", message)
+    elif checkpoint.every_steps is None and checkpoint.every_seconds is None and checkpoint.resume == "Required":
         message = "Required needs checkpoints; set everySteps or everySeconds, or write Auto or Never"
         yield Issue("spec.checkpoint.resume", message)
 

@@ -107,7 +107,7 @@ class Privacy(Model):
     """What may be learned about single samples."""
 
     differential_privacy: DifferentialPrivacy | None = None
-    """DP-SGD in the builtin trainers that support it: image-classification, recommendation."""
+    """DP-SGD in the builtin trainers that support it: image-classification, recommendation, text-classification."""
 
 
 _BUILTIN_NEEDS_DATA = Rule(
@@ -128,7 +128,7 @@ class ModelTrainingSpec(Model, json_schema_extra=cel(_BUILTIN_NEEDS_DATA)):
     output: Output = Output()
     """Where checkpoints and artifacts go."""
     checkpoint: Checkpoint = Checkpoint()
-    """When state is saved, and what a restart begins from."""
+    """When state is saved, and what a restart begins from. Of the builtin trainers; your own image is told by you."""
     elastic_policy: ElasticPolicy | None = None
     """Training that goes on with fewer nodes when some find no place, and with more when there is room again."""
     failure_policy: FailurePolicy = FailurePolicy()
