@@ -13,7 +13,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +29,10 @@ def _environment() -> Path:
     with (Path(sys.prefix) / "s3-server.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
-            venv.create(home, with_pip=True, clear=True)
-            command = [str(python), "-m", "pip", "install", "--quiet", *_PACKAGES]
-            subprocess.run(command, check=True, timeout=_SECONDS)
+            uv = [sys.executable, "-m", "uv", "--quiet"]
+            subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, str(home)], check=True, timeout=60)
+            install = [*uv, "pip", "install", "--python", str(python), *_PACKAGES]
+            subprocess.run(install, check=True, timeout=_SECONDS)
             (home / "complete").touch()
     return python
 
