@@ -41,7 +41,7 @@ if "modelyard_workloads.train" in sys.orig_argv:
         mine = take(self, values)
         if values is latest.get("indices"):
             told = {"event": "drawn", "rank": self.rank, "step": latest["step"], "samples": mine.tolist()}
-            print(json.dumps(told), flush=True)
+            sys.stdout.write(json.dumps(told) + "\\n")  # in one piece: others write too
         return mine
 
     DataOrder.__next__, Shard.take = draw_and_note, take_and_tell

@@ -43,6 +43,8 @@ class Fault:
     exit_code: int | None = None
 
 
+NO_KEYS = {"runtime": "builtin", "auth": {"mode": "ApiKey", "secretRef": "no-such-keys"}}
+
 FAULTS = {
     "crash": Fault("ServerCrashed", "no such device", {"command": crash(3, "no such device")}, exit_code=3),
     "memory": Fault(
@@ -56,7 +58,7 @@ FAULTS = {
     "secret": Fault("SecretMissing", "no-such-secret", {"env": SECRET_ENV}),
     "account": Fault("PodsRefused", "no-such-account", {"serviceAccountName": "no-such-account"}),
     "claim": Fault("VolumeMissing", "no-such-claim", {}, {"model": {"source": {"uri": "pvc://no-such-claim/a"}}}),
-    "keys": Fault("MountFailed", "no-such-keys", {}, {"auth": {"mode": "ApiKey", "secretRef": "no-such-keys"}}),
+    "keys": Fault("MountFailed", "no-such-keys", {}, NO_KEYS),
     "runtime": Fault("InvalidSpec", f"known are builtin, {', '.join(sorted(RUNTIMES))}", {}, {"runtime": "unknown"}),
     "download": Fault(
         "DownloadFailed", "localhost:1", {}, {"model": {"source": {"uri": "https://localhost:1/model"}}}, exit_code=65

@@ -90,11 +90,9 @@ def _output_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
         yield Issue("spec.output.uri", message)
     if spec.output.secret_ref and not remote:
         yield Issue("spec.output.secretRef", "is for an object store; write its uri, or remove it")
-    usual, own = type(spec.output)(), "is for the claim that the operator makes; remove it or remove uri"
+    own = "is for the claim that the operator makes; remove it or remove uri"
     if spec.output.uri and spec.output.storage_class_name is not None:
         yield Issue("spec.output.storageClassName", own)
-    if spec.output.uri and not remote and spec.output.size != usual.size:
-        yield Issue("spec.output.size", own)
     if spec.output.uri and spec.output.retention_policy == "Delete":
         yield Issue("spec.output.retentionPolicy", f"{own}: what is yours is never deleted")
 
