@@ -111,7 +111,7 @@ class Reconciler:
             await self._cluster.delete(key.kind, key.namespace, key.name, uid=meta["uid"])
             return
         await self._write_children(key, parent, plan)
-        retry = self._store.refusals.look(key, (*plan.apply, *plan.create))
+        retry = self._store.refusals.look(key, (*plan.apply, *plan.create), children.refusals)
         wait = await self._write_status_when_due(key, parent, plan)
         again = SAID_AGAIN_SECONDS if room else None
         delays = [delay for delay in (plan.requeue_after, wait, told.next_look, again, retry) if delay is not None]
@@ -240,8 +240,7 @@ class Reconciler:
         """Remember a refusal for the status. Errors that will pass by themselves are raised: the key is retried."""
         if error.code not in GROUPED_ERRORS:
             raise error
-        if self._store.refusals.add(key, child, error.about(child)):
-            self._queue.add(key)  # the status says so at once; the next try comes with back-off
+        self._store.refusals.add(key, child, error.about(child))
 
     async def _write_status_when_due(self, key: Key, parent: Object, plan: Plan) -> float | None:
         """Write a status that differs, now or when its urgency asks for it. Returns the seconds left until then."""

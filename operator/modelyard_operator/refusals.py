@@ -6,7 +6,7 @@ a write each, nor lengthen it; a child that is rendered otherwise than it was re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -44,36 +44,30 @@ class Refusals:
         refused = self._parents.get(key)
         return refused is not None and refused.bodies.get(_name(child)) == child and self._clock() < refused.again
 
-    def add(self, key: Key, child: Object, message: str) -> bool:
-        """A child was refused. Returns whether that is news."""
+    def add(self, key: Key, child: Object, message: str) -> None:
+        """A child was refused."""
         refused = self._parents.setdefault(key, _Refused())
         name = _name(child)
-        news = refused.messages.get(name) != message
         refused.messages[name], refused.bodies[name], refused.tried = message, child, True
-        return news
 
     def drop(self, key: Key, child: Object) -> None:
         """A child is as it was rendered."""
         self._keep(key, self.of(key).keys() - {_name(child)})
 
-    def look(self, key: Key, wanted: tuple[Object, ...]) -> float | None:
+    def look(self, key: Key, wanted: tuple[Object, ...], told: Mapping[str, str]) -> float | None:
         """After all children were tried: forget what is not wanted any more. Returns the seconds until the parent has
-        to be looked at again: until the next try, or none at all where something was forgotten, which the status still
-        tells; None where nothing is refused.
+        to be looked at again: until the next try, or none at all where the status was made from something else than
+        what is refused now; None where nothing is refused.
         """
-        told = self.of(key)
         self._keep(key, {_name(child) for child in wanted})
-        if told != self.of(key):
-            return 0.0
-        refused = self._parents.get(key)
-        if refused is None:
-            return None
-        now = self._clock()
-        if refused.tried:
+        refused, now = self._parents.get(key), self._clock()
+        if refused is not None and refused.tried:
             refused.tried = False
             refused.tries += 1
             refused.again = now + backoff(refused.tries)
-        return max(0.0, refused.again - now)
+        if told != self.of(key):
+            return 0.0
+        return max(0.0, refused.again - now) if refused is not None else None
 
     def release(self, kind: str) -> set[Key]:
         """What was refused of a kind may be tried at once: the kind has come. Returns whose."""

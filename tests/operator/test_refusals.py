@@ -38,9 +38,14 @@ def refuse(refusals: Refusals, *children: Object) -> float:
     """One look in which all of these are tried and refused; the seconds until the next."""
     for one in children:
         refusals.add(KEY, one, "exceeded quota")
-    seconds = refusals.look(KEY, children)
+    seconds = refusals.look(KEY, children, refusals.of(KEY))
     assert seconds is not None
     return seconds
+
+
+def looks(refusals: Refusals, *wanted: Object) -> float | None:
+    """One look of an event's, by a status that knows what is refused."""
+    return refusals.look(KEY, wanted, refusals.of(KEY))
 
 
 def test_what_was_refused_is_left_alone_until_its_time_comes(refusals: Refusals, clock: Clock) -> None:
@@ -61,7 +66,7 @@ def test_the_time_doubles_with_each_try_and_not_with_each_look(refusals: Refusal
         for _ in range(100):  # events of the parent: nothing is tried
             clock.now += seconds / 200
             assert refusals.waits(KEY, front)
-            left = refusals.look(KEY, (front,))
+            left = looks(refusals, front)
         assert left == pytest.approx(seconds / 2)
         clock.now += seconds / 2 + 0.001
 
@@ -75,12 +80,18 @@ def test_another_rendering_is_tried_at_once(refusals: Refusals) -> None:
     assert not refusals.waits(KEY, child("front", port=81))
 
 
-def test_only_other_words_are_news(refusals: Refusals) -> None:
+def test_a_status_that_was_made_from_something_else_is_made_anew_at_once(refusals: Refusals, clock: Clock) -> None:
     front = child("front")
-    assert refusals.add(KEY, front, "exceeded quota: 2 of 2")
-    assert not refusals.add(KEY, front, "exceeded quota: 2 of 2")
-    assert refusals.add(KEY, front, "exceeded quota: 3 of 3")
-    assert refusals.of(KEY) == {"Service/front": "exceeded quota: 3 of 3"}
+    for message in ("exceeded quota: 2 of 2", "exceeded quota: 3 of 3"):
+        before = refusals.of(KEY)
+        refusals.add(KEY, front, message)
+        assert refusals.look(KEY, (front,), before) == 0
+        assert refusals.of(KEY) == {"Service/front": message}
+        assert refusals.waits(KEY, front), "at once, and without another try"
+        clock.now += looks(refusals, front) or 0
+    before = refusals.of(KEY)
+    refusals.drop(KEY, front)
+    assert refusals.look(KEY, (front,), before) == 0 and looks(refusals, front) is None
 
 
 def test_what_was_written_is_refused_no_more_and_the_next_refusal_is_a_first_one(
@@ -90,24 +101,24 @@ def test_what_was_written_is_refused_no_more_and_the_next_refusal_is_a_first_one
     for _ in range(5):
         clock.now += refuse(refusals, front)
     refusals.drop(KEY, front)
-    assert refusals.of(KEY) == {} and refusals.look(KEY, (front,)) is None
+    assert refusals.of(KEY) == {} and looks(refusals, front) is None
     assert refuse(refusals, front) <= 1
 
 
 def test_what_is_wanted_no_more_is_forgotten_and_the_status_is_made_anew(refusals: Refusals) -> None:
     front, scaler = child("front"), child("demo", "ScaledObject")
     refuse(refusals, front, scaler)
-    assert refusals.look(KEY, (front,)) == 0
+    assert refusals.look(KEY, (front,), refusals.of(KEY)) == 0
     assert refusals.of(KEY) == {"Service/front": "exceeded quota"}
-    assert refusals.look(KEY, ()) == 0
-    assert refusals.look(KEY, ()) is None and refusals.of(KEY) == {}
+    assert refusals.look(KEY, (), refusals.of(KEY)) == 0
+    assert looks(refusals) is None and refusals.of(KEY) == {}
 
 
 def test_a_kind_that_comes_lets_its_objects_be_tried(refusals: Refusals) -> None:
     scaler, front = child("demo", "ScaledObject"), child("front")
     refuse(refusals, scaler)
     refusals.add(OTHER, front, "a quota")
-    refusals.look(OTHER, (front,))
+    refusals.look(OTHER, (front,), refusals.of(OTHER))
     assert refusals.release("ScaledObject") == {KEY}
     assert not refusals.waits(KEY, scaler) and refusals.waits(OTHER, front)
 

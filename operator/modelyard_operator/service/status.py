@@ -186,14 +186,9 @@ def _has_golden_answers(model: Object | Unresolved) -> bool:
 
 
 def _set_scaling(marks: Conditions, seen: Seen) -> None:
+    word: Word | None = scaling_word(seen.name, seen.spec.scaling, seen.children)
     if seen.scale is not None:
-        word: Word | None = (
-            True,
-            str(seen.scale["reason"]),
-            f"{seen.scale['desired']} servers: {seen.scale['message']}",
-        )
-    else:
-        word = scaling_word(seen.name, seen.spec.scaling, seen.children)
+        word = True, seen.scale["reason"], f"{seen.scale['desired']} servers: {seen.scale['message']}"
     if word is not None:
         marks.set("ScalingReady", *word)
 
