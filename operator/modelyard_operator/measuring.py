@@ -126,8 +126,7 @@ class Measuring:
         try:
             counters = None
             if text is not None:
-                named = bool(metrics.in_flight or metrics.requests or metrics.tokens)
-                counters = read_exposition(text, metrics) if named else read_counters(json.loads(text))
+                counters = read_exposition(text, metrics) if metrics.names else read_counters(json.loads(text))
         except _FAULTS:
             counters = None
         if counters is None:

@@ -258,6 +258,29 @@ def test_prometheus_is_asked_for_the_servers_of_this_service_only(service: str, 
     assert len(pod) <= 63
 
 
+@pytest.mark.parametrize(
+    ("metrics", "scaling", "refused"),
+    [
+        (LoadMetrics(in_flight=["running"]), {"metric": "concurrency", "maxReplicas": 3}, False),
+        (LoadMetrics(in_flight=["running"]), {"metric": "tokens", "maxReplicas": 3}, True),
+        (LoadMetrics(), {"metric": "concurrency", "maxReplicas": 3}, True),
+        (LoadMetrics(path=""), {"metric": "rps", "maxReplicas": 3}, True),
+        (LoadMetrics(path="/v2/health/load"), {"metric": "rps", "maxReplicas": 3}, False),
+        (LoadMetrics(), {"metric": "concurrency", "minReplicas": 0, "maxReplicas": 1}, False),
+    ],
+    ids=["its series", "another one", "no series", "nothing to ask", "as the bundled server tells it", "on and off"],
+)
+def test_nobody_scales_by_what_a_server_does_not_tell(
+    metrics: LoadMetrics, scaling: dict[str, object], refused: bool
+) -> None:
+    installation = replace(INSTALLATION, runtimes={"vllm": VLLM.model_copy(update={"metrics": metrics})})
+    accepted = world(runtime="vllm", scaling=scaling, installation=installation).condition("Accepted")
+    assert accepted["status"] == str(not refused)
+    if refused:
+        says = f"spec.scaling.metric: the runtime profile 'vllm' names no series for {scaling['metric']}"
+        assert says in accepted["message"]
+
+
 def test_keda_without_a_prometheus_is_refused_unless_it_measures_cpu() -> None:
     without = replace(INSTALLATION, prometheus_url="")
     scaling = {"maxReplicas": 5, "metric": "rps", "backend": "KEDA"}

@@ -20,6 +20,7 @@ _BUILTIN_SERIES = {
     "rps": ["modelyard_requests_total"],
     "tokens": ["vllm:prompt_tokens_total", "vllm:generation_tokens_total"],
 }
+_EXPOSITION = "/metrics"
 HTTP_PORT = 8080
 GRPC_PORT = 8081
 """Of servers, routers and Services alike: clients of KServe's know it."""
@@ -29,9 +30,12 @@ STARTUP_SECONDS = 600
 
 
 class LoadMetrics(Model):
-    """Where a server says how much it has to do, and by which names of Prometheus metrics. Sums over all labels."""
+    """Where a server says how much it has to do, and by which names of Prometheus metrics. Sums over all labels.
 
-    path: str = "/metrics"
+    Without a name, what is at `path` is JSON like the bundled server's: see `readings.read_counters`.
+    """
+
+    path: str = _EXPOSITION
     """The path of the exposition; empty where there is none."""
     in_flight: list[str] = []
     """Gauges that add up to the requests in work and waiting."""
@@ -39,6 +43,10 @@ class LoadMetrics(Model):
     """Counters that add up to the requests."""
     tokens: list[str] = []
     """Counters that add up to the tokens read and written."""
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.in_flight, *self.requests, *self.tokens]
 
 
 class RuntimeProfile(Model):
@@ -93,14 +101,18 @@ class Installation:
         """Raises InvalidSpec where this installation has not what a service needs, with what to do."""
         self.profile(spec)
         scaling = spec.scaling
-        if scaling is not None and scaling.backend == "KEDA" and scaling.metric != "cpu" and not self.prometheus_url:
+        if scaling is None or scaling.metric == "cpu":
+            return
+        if scaling.backend == "KEDA" and not self.prometheus_url:
             message = (
                 f"KEDA reads {scaling.metric} from a Prometheus, and the operator knows none; set prometheusUrl of the "
                 "chart, or write Internal"
             )
             raise InvalidSpec([Issue("spec.scaling.backend", message)])
-        if scaling is not None and scaling.backend == "KEDA" and scaling.metric != "cpu":
+        if scaling.backend == "KEDA":
             self._check_series(spec, scaling.metric)
+        elif scaling.max_replicas > max(1, scaling.min_replicas):
+            self._check_load(spec, scaling.metric)
 
     def series(self, spec: ModelServiceSpec, metric: str) -> list[str]:
         """The Prometheus series of a service's servers that add up to a metric; empty where its profile names none."""
@@ -108,6 +120,13 @@ class Installation:
             return _BUILTIN_SERIES.get(metric, [])
         told = self.profile(spec).metrics
         return {"concurrency": told.in_flight, "rps": told.requests, "tokens": told.tokens}.get(metric, [])
+
+    def _check_load(self, spec: ModelServiceSpec, metric: str) -> None:
+        """Of a server of which nothing can be read there would be as many as there are, or as few as there may be."""
+        told = self.profile(spec).metrics
+        if spec.runtime == BUILTIN or (told.path not in ("", _EXPOSITION) and not told.names):
+            return  # it tells its load as the bundled server does
+        self._check_series(spec, metric)
 
     def _check_series(self, spec: ModelServiceSpec, metric: str) -> None:
         if self.series(spec, metric):
