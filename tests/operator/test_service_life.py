@@ -92,6 +92,27 @@ def test_no_more_is_said_to_be_validated_than_was(
     assert [c["reason"] for c in w.status["conditions"] if c["type"] == "Validated"] == ([reason] if reason else [])
 
 
+@pytest.mark.parametrize(
+    ("task", "changes", "told"),
+    [
+        ("causal-lm", {"generation": {"maxNumSeqs": 4}}, "the spec is valid"),
+        ("causal-lm", {"batching": {"maxBatchSize": 4}}, "batching is not used: causal-lm is batched as generation."),
+        ("recommendation", {"batching": {"maxBatchSize": 4}}, "the spec is valid"),
+        ("recommendation", {"generation": {"maxNumSeqs": 4}}, "generation is not used: recommendation generates"),
+    ],
+)
+def test_what_a_model_does_not_use_is_said_when_it_is_found(task: str, changes: dict[str, Any], told: str) -> None:
+    w = world(**changes)
+    w.settle()
+    assert w.condition("Accepted")["message"] == "the spec is valid"
+    w.training = training()
+    w.training["status"]["artifacts"][0]["task"] = task
+    w.settle()
+    accepted = w.condition("Accepted")
+    assert accepted["status"] == "True" and told in accepted["message"]
+    assert ("not used" in accepted["message"]) == ("not used" in told)
+
+
 LIVES = [
     serves,
     waits_for_its_training,

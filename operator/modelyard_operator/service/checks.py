@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 """The runtime that is the bundled server."""
+LANGUAGE_TASKS = ("causal-lm",)
+"""Tasks whose servers generate, and speak the OpenAI protocol."""
 SOURCE_SCHEMES = ("pvc", "s3", "gs", "https", "hf", "oci")
 RESERVED_ENV_PREFIXES = ("MODELYARD_",)
 MAX_REQUEST_BYTES = 16 * 1024**3
@@ -42,6 +44,17 @@ def check(spec: ModelServiceSpec) -> Iterator[Issue]:
     if not 1 <= largest <= MAX_REQUEST_BYTES or largest % 1:
         message = f"expected a whole number of bytes from 1 to 16Gi, got {spec.limits.max_request_bytes}"
         yield Issue("spec.limits.maxRequestBytes", message)
+
+
+def unused_settings(spec: ModelServiceSpec, task: str) -> list[str]:
+    """Settings of the bundled server that say nothing to a model of this task, which is known only when it is found."""
+    generates = task in LANGUAGE_TASKS
+    unused = []
+    if spec.generation is not None and not generates:
+        unused.append(f"generation is not used: {task} generates nothing")
+    if spec.batching != type(spec.batching)() and generates:
+        unused.append(f"batching is not used: {task} is batched as generation.maxNumSeqs says")
+    return unused
 
 
 def _foreign_runtime_issues(spec: ModelServiceSpec) -> Iterator[Issue]:

@@ -12,15 +12,12 @@ from modelyard_operator.objects import LABEL_COMPONENT, ROUTER
 from modelyard_operator.plan import Children, Object, Urgency
 from modelyard_operator.service.acceptance import refusal_of
 from modelyard_operator.service.autoscaler_status import Word, scaling_word
-from modelyard_operator.service.checks import BUILTIN
+from modelyard_operator.service.checks import BUILTIN, LANGUAGE_TASKS, unused_settings
 from modelyard_operator.service.failures import LOADING, ServerFailure
 from modelyard_operator.service.render import selector_of
 from modelyard_operator.service.rollout import Rollout
 from modelyard_operator.service.runtime import GRPC_PORT
 from modelyard_operator.service.spec import ModelServiceSpec
-
-LANGUAGE_TASKS = ("causal-lm",)
-"""Tasks whose servers speak the OpenAI protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +139,9 @@ def make_status(seen: Seen) -> Object:
 
 def _set_conditions(marks: Conditions, seen: Seen) -> None:
     rollout, failure = seen.rollout, seen.failure
-    marks.set("Accepted", True, "Valid", "the spec is valid")
+    task = str(seen.model.get("task") or "") if isinstance(seen.model, dict) else ""
+    unused = unused_settings(seen.spec, task) if task and seen.spec.runtime == BUILTIN else []
+    marks.set("Accepted", True, "Valid", "; ".join(["the spec is valid", *unused]))
     if isinstance(seen.model, Unresolved):
         marks.set("ModelResolved", False, seen.model.reason, seen.model.message)
     else:
