@@ -16,10 +16,10 @@ from modelyard_operator.workqueue import backoff
 
 @dataclass
 class _Refused:
-    """What was refused of one parent: by `kind/name`, the words, and the child as it was sent."""
+    """What was refused of one parent."""
 
-    messages: dict[str, str] = field(default_factory=dict)
-    bodies: dict[str, Object] = field(default_factory=dict)
+    children: dict[str, tuple[str, Object]] = field(default_factory=dict)
+    """`kind/name` -> the words, and the child as it was sent."""
     tries: int = 0
     again: float = 0.0
     """When they are tried again, on the clock."""
@@ -37,29 +37,33 @@ class Refusals:
     def of(self, key: Key) -> dict[str, str]:
         """Child `kind/name` -> why it could not be written."""
         refused = self._parents.get(key)
-        return dict(refused.messages) if refused is not None else {}
+        return {name: message for name, (message, _) in refused.children.items()} if refused is not None else {}
 
     def waits(self, key: Key, child: Object) -> bool:
         """Whether a child was refused just as it is, and its time has not come again."""
         refused = self._parents.get(key)
-        return refused is not None and refused.bodies.get(_name(child)) == child and self._clock() < refused.again
+        if refused is None or self._clock() >= refused.again:
+            return False
+        _, sent = refused.children.get(_name(child), ("", None))
+        return sent == child
 
     def add(self, key: Key, child: Object, message: str) -> None:
         """A child was refused."""
         refused = self._parents.setdefault(key, _Refused())
-        name = _name(child)
-        refused.messages[name], refused.bodies[name], refused.tried = message, child, True
+        refused.children[_name(child)], refused.tried = (message, child), True
 
     def drop(self, key: Key, child: Object) -> None:
         """A child is as it was rendered."""
-        self._keep(key, self.of(key).keys() - {_name(child)})
+        if key in self._parents:
+            self._remove(key, {_name(child)})
 
     def look(self, key: Key, wanted: tuple[Object, ...], told: Mapping[str, str]) -> float | None:
         """After all children were tried: forget what is not wanted any more. Returns the seconds until the parent has
         to be looked at again: until the next try, or none at all where the status was made from something else than
         what is refused now; None where nothing is refused.
         """
-        self._keep(key, {_name(child) for child in wanted})
+        if key in self._parents:
+            self._remove(key, self._parents[key].children.keys() - {_name(child) for child in wanted})
         refused, now = self._parents.get(key), self._clock()
         if refused is not None and refused.tried:
             refused.tried = False
@@ -71,7 +75,7 @@ class Refusals:
 
     def release(self, kind: str) -> set[Key]:
         """What was refused of a kind may be tried at once: the kind has come. Returns whose."""
-        concerned = {k for k, r in self._parents.items() if any(name.startswith(f"{kind}/") for name in r.messages)}
+        concerned = {k for k, r in self._parents.items() if any(name.startswith(f"{kind}/") for name in r.children)}
         for key in concerned:
             self._parents[key].again = 0.0
         return concerned
@@ -80,13 +84,11 @@ class Refusals:
         """The parent is gone."""
         self._parents.pop(key, None)
 
-    def _keep(self, key: Key, names: Set[str]) -> None:
-        refused = self._parents.get(key)
-        if refused is None:
-            return
-        for name in refused.messages.keys() - names:
-            del refused.messages[name], refused.bodies[name]
-        if not refused.messages:
+    def _remove(self, key: Key, names: Set[str]) -> None:
+        children = self._parents[key].children
+        for name in children.keys() & names:
+            del children[name]
+        if not children:
             del self._parents[key]
 
 

@@ -53,6 +53,14 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    def asked_for(self) -> list[str]:
+        """The fields, as they are written, that have another value than their default; null asks for nothing."""
+        return [
+            info.alias or name
+            for name, info in type(self).model_fields.items()
+            if getattr(self, name) not in (None, info.get_default(call_default_factory=True))
+        ]
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -18,7 +17,7 @@ from cluster.disturbances import become, died, drained, rolled_out, scaled, serv
 from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
-from cluster.services import Clients, StreamClients, address, make_claim, small_service, write_runtimes
+from cluster.services import Clients, StreamClients, address, operator_of_small_servers, small_service
 
 ROUNDS = int(os.environ.get("ROUNDS") or 20)
 CLIENTS, PAUSE, STREAMS = 10, 0.02, 4
@@ -112,11 +111,8 @@ def chosen() -> list[tuple[Tally, Disturbance, Object]]:
 
 
 @pytest.mark.timeout(4 * 3600)
-def test_every_disturbance(laboratory: Laboratory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    namespace = laboratory.make_namespace("disturbed")
-    make_claim(laboratory, namespace)
-    runtimes = write_runtimes(tmp_path)
-    laboratory.start_operator([namespace], "--leader-election", "false", "--runtimes", str(runtimes))
+def test_every_disturbance(laboratory: Laboratory, capsys: pytest.CaptureFixture[str]) -> None:
+    _, namespace = operator_of_small_servers(laboratory, "disturbed")
     tallies = [tally for tally, _, _ in chosen()]
     with capsys.disabled():
         for tally, disturb, spec in chosen():

@@ -19,7 +19,7 @@ from cluster.gateway import CONTROLLER, GATEWAY, LISTENER, Gateway, ask, gateway
 from cluster.kubernetes_api import Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
-from cluster.services import Clients, make_claim, small_service, write_runtimes
+from cluster.services import Clients, operator_of_small_servers, small_service
 
 REQUESTS = 5000
 SHARE = 20
@@ -122,11 +122,7 @@ def a_route_that_no_gateway_takes_is_explained(laboratory: Laboratory, namespace
 
 @pytest.mark.timeout(4800)
 def test_requests_from_outside_come_in_by_a_gateway(laboratory: Laboratory, tmp_path: Path) -> None:
-    namespace = laboratory.make_namespace("gateway")
-    make_claim(laboratory, namespace)
-    runtimes = write_runtimes(tmp_path)
-    options = ("--leader-election", "false", "--runtimes", str(runtimes))
-    operator, _ = laboratory.start_operator([namespace], *options)
+    operator, namespace = operator_of_small_servers(laboratory, "gateway")
     early = created(laboratory, namespace, "early", through(GATEWAY, host="early.example.com"))
     assert "knows no HTTPRoute" in routes_ready(early, "ChildRefused")["message"]
     with gateway(namespace, tmp_path) as way:

@@ -5,6 +5,7 @@ They run as processes of this machine and reach pods by their addresses, so this
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,17 @@ def answers(url: str) -> bool:
     with suppress(OSError), urlopen(url, timeout=2) as answer:
         return bool(answer.status == 200)
     return False
+
+
+def certificate(directory: Path, name: str, alternatives: str) -> str:
+    """A pair of tls.crt and tls.key in a directory, which is its own authority; the certificate as webhooks and
+    APIServices want it. `alternatives`: as openssl writes them, `IP:127.0.0.1`.
+    """
+    key, written = directory / "tls.key", directory / "tls.crt"
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", str(key))
+    about = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={alternatives}", "-days", "2", "-out", str(written))
+    subprocess.run(["openssl", "req", "-x509", *new, *about], check=True, capture_output=True, timeout=60)
+    return base64.b64encode(written.read_bytes()).decode()
 
 
 def own_kubeconfig(directory: Path) -> Path:

@@ -6,14 +6,12 @@ has none may read external metrics.
 
 from __future__ import annotations
 
-import base64
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cluster.foreign import answers, apply, defined, module_directory, own_kubeconfig, process, read, run
+from cluster.foreign import answers, apply, certificate, defined, module_directory, own_kubeconfig, process, read, run
 from cluster.kubernetes_api import Object
 from localcluster import golang
 from localcluster.layout import Layout
@@ -29,7 +27,8 @@ def keda(namespace: str, directory: Path) -> Iterator[None]:
     layout = Layout.from_environment()
     golang.build(layout, (golang.KEDA, golang.KEDA_ADAPTER))
     module = module_directory(golang.KEDA, "github.com/kedacore/keda/v2")
-    certificate = _certificate(directory, namespace)
+    authority = certificate(directory, "keda", f"DNS:localhost,DNS:{OURS}.{namespace}.svc,IP:127.0.0.1")
+    shutil.copy(directory / "tls.crt", directory / "ca.crt")
     grpc, secure, health = free_port(), free_port(), free_port()
     kubeconfig = str(own_kubeconfig(directory))
     own = dict.fromkeys(("POD_NAMESPACE", "WATCH_NAMESPACE", "KEDA_CLUSTER_OBJECT_NAMESPACE"), namespace)
@@ -61,23 +60,12 @@ def keda(namespace: str, directory: Path) -> Iterator[None]:
         stack.enter_context(process(command, variables, directory / "keda.log", lambda: answers(probe)))
         command = _command(layout, golang.KEDA_ADAPTER, adapter)
         stack.enter_context(process(command, variables, directory / "adapter.log", lambda: True))
-        stack.enter_context(_external_metrics(namespace, secure, certificate))
+        stack.enter_context(_external_metrics(namespace, secure, authority))
         yield
 
 
 def _command(layout: Layout, binary: golang.Binary, options: dict[str, str]) -> list[str]:
     return [str(layout.bin / binary.name), *(f"--{name}={value}" for name, value in options.items())]
-
-
-def _certificate(directory: Path, namespace: str) -> str:
-    """A pair for both, which is its own authority; the certificate as an APIService wants it."""
-    key, certificate = directory / "tls.key", directory / "tls.crt"
-    names = f"subjectAltName=DNS:localhost,DNS:{OURS}.{namespace}.svc,IP:127.0.0.1"
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", str(key))
-    about = ("-subj", "/CN=keda", "-addext", names, "-days", "2", "-out", str(certificate))
-    subprocess.run(["openssl", "req", "-x509", *new, *about], check=True, capture_output=True, timeout=60)
-    shutil.copy(certificate, directory / "ca.crt")
-    return base64.b64encode(certificate.read_bytes()).decode()
 
 
 @contextmanager

@@ -6,16 +6,25 @@ The API server calls the webhooks at 127.0.0.1, so this needs the local cluster,
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
-from cluster.foreign import answers, apply, defined, let_go, module_directory, own_kubeconfig, process, read, run
+from cluster.foreign import (
+    answers,
+    apply,
+    certificate,
+    defined,
+    let_go,
+    module_directory,
+    own_kubeconfig,
+    process,
+    read,
+    run,
+)
 from cluster.kubernetes_api import Object
 from localcluster import golang
 from localcluster.layout import Layout
@@ -24,15 +33,6 @@ from ports import free_port
 METRICS_CERTIFICATE = Path("/etc/kueue/metrics/certs")
 """Where Kueue looks for it whatever its configuration says."""
 _OURS = "modelyard-test-kueue"
-
-
-def _certificate(directory: Path) -> str:
-    """A pair for 127.0.0.1 in a directory; the certificate as a webhook's configuration wants it."""
-    key, certificate = directory / "tls.key", directory / "tls.crt"
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", str(key))
-    about = ("-subj", "/CN=kueue", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-out", str(certificate))
-    subprocess.run(["openssl", "req", "-x509", *new, *about], check=True, capture_output=True, timeout=60)
-    return base64.b64encode(certificate.read_bytes()).decode()
 
 
 def _configuration(namespace: str, directory: Path, webhooks: int, health: int) -> Object:
@@ -75,7 +75,7 @@ def kueue(namespace: str, directory: Path) -> Iterator[Path]:
     layout = Layout.from_environment()
     golang.build(layout, (golang.KUEUE,))
     module, (port, health) = module_directory(golang.KUEUE, "sigs.k8s.io/kueue"), (free_port(), free_port())
-    authority = _certificate(directory)
+    authority = certificate(directory, "kueue", "IP:127.0.0.1")
     config, log = directory / "config.yaml", directory / "kueue.log"
     config.write_text(json.dumps(_configuration(namespace, directory, port, health)))
     command = [str(layout.bin / "kueue"), "--config", str(config), "--feature-gates=VisibilityOnDemand=false"]

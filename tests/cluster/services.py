@@ -19,6 +19,7 @@ import yaml
 from cluster.kubernetes_api import KubernetesApi, Object, eventually
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
+from cluster.operator_process import OperatorProcess
 from cluster.reporting import address_for_pods, source_towards
 from cluster.small_server import IN_FLIGHT, LAST, LINES, REQUESTS, STREAM, TOKENS
 from localcluster import settings
@@ -48,6 +49,17 @@ def write_runtimes(directory: Path) -> Path:
     path = directory / "runtimes.yaml"
     path.write_text(yaml.safe_dump(RUNTIMES), encoding="utf-8")
     return path
+
+
+def operator_of_small_servers(laboratory: Laboratory, name: str) -> tuple[OperatorProcess, str]:
+    """An operator that knows them, and its namespace, in which the claim is."""
+    namespace = laboratory.make_namespace(name)
+    make_claim(laboratory, namespace)
+    directory = laboratory.directory / name
+    directory.mkdir()
+    options = ("--leader-election", "false", "--runtimes", str(write_runtimes(directory)))
+    operator, _ = laboratory.start_operator([namespace], *options)
+    return operator, namespace
 
 
 def make_claim(laboratory: Laboratory, namespace: str) -> None:

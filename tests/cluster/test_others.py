@@ -8,7 +8,7 @@ import pytest
 from cluster.kubernetes_api import Object
 from cluster.laboratory import Laboratory, condition
 from cluster.objects import Played
-from cluster.services import make_claim, small_service, write_runtimes
+from cluster.services import operator_of_small_servers, small_service
 
 QUOTA: Object = {
     "apiVersion": "v1",
@@ -19,21 +19,10 @@ QUOTA: Object = {
 LOOKED_AT_SECONDS = 20
 
 
-def namespace_with_operator(laboratory: Laboratory, name: str) -> str:
-    """A namespace in which an operator knows the small servers."""
-    namespace = laboratory.make_namespace(name)
-    make_claim(laboratory, namespace)
-    directory = laboratory.directory / name
-    directory.mkdir()
-    options = ("--leader-election", "false", "--runtimes", str(write_runtimes(directory)))
-    laboratory.start_operator([namespace], *options)
-    return namespace
-
-
 @pytest.mark.side_by_side(seconds=60)
 def test_a_refused_child_is_tried_by_its_own_clock_and_not_at_every_look(laboratory: Laboratory) -> None:
     """A service that scales by itself is looked at every second."""
-    namespace = namespace_with_operator(laboratory, "refused")
+    _, namespace = operator_of_small_servers(laboratory, "refused")
     laboratory.api.create(QUOTA, namespace)
     log = laboratory.audit_from_now()
     played = Played.create(laboratory.api, namespace, small_service("refused", scaling={"maxReplicas": 2}))
@@ -51,7 +40,7 @@ def test_a_refused_child_is_tried_by_its_own_clock_and_not_at_every_look(laborat
 @pytest.mark.side_by_side(seconds=60)
 def test_an_autoscaler_that_has_no_figures_is_quoted(laboratory: Laboratory) -> None:
     """The cluster has no metrics of cpu."""
-    namespace = namespace_with_operator(laboratory, "figures")
+    _, namespace = operator_of_small_servers(laboratory, "figures")
     scaling = {"backend": "HPA", "metric": "cpu", "target": 70, "minReplicas": 1, "maxReplicas": 2}
     played = Played.create(laboratory.api, namespace, small_service("figures", scaling=scaling))
     observed = played.wait_reason("ScalingReady", "FailedGetResourceMetric")

@@ -12,7 +12,7 @@ import pytest
 from cluster.kubernetes_api import Object
 from cluster.laboratory import Laboratory
 from cluster.objects import Played
-from cluster.services import CLAIM, RUNTIMES, make_claim, small_service, write_runtimes
+from cluster.services import CLAIM, RUNTIMES, operator_of_small_servers, small_service
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -72,10 +72,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def namespace(laboratory: Laboratory) -> Iterator[str]:
-    made = laboratory.make_namespace("faults")
-    make_claim(laboratory, made)
-    runtimes = write_runtimes(laboratory.directory)
-    operator, _ = laboratory.start_operator([made], "--leader-election", "false", "--runtimes", str(runtimes))
+    operator, made = operator_of_small_servers(laboratory, "faults")
     yield made
     operator.kill()
 

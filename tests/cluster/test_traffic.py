@@ -15,10 +15,9 @@ from cluster.services import (
     StreamClients,
     address,
     ask_all,
-    make_claim,
+    operator_of_small_servers,
     small_service,
     under_load,
-    write_runtimes,
 )
 
 STEPS = [{"percent": 20, "pauseSeconds": 4}, {"percent": 50, "pauseSeconds": 4}]
@@ -29,10 +28,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module")
 def namespace(laboratory: Laboratory) -> Iterator[str]:
-    made = laboratory.make_namespace("traffic")
-    runtimes = write_runtimes(laboratory.directory)
-    make_claim(laboratory, made)
-    operator, _ = laboratory.start_operator([made], "--leader-election", "false", "--runtimes", str(runtimes))
+    operator, made = operator_of_small_servers(laboratory, "traffic")
     yield made
     operator.kill()
 

@@ -6,6 +6,7 @@ https://keda.sh/docs/latest/reference/scaledobject-spec/
 
 from __future__ import annotations
 
+from modelyard_operator.conditions import find
 from modelyard_operator.plan import Children, Object
 from modelyard_operator.service.scaling_spec import Scaling
 
@@ -29,18 +30,13 @@ def scaling_word(name: str, scaling: Scaling | None, children: Children) -> Word
     if refused is not None:
         return False, "ChildRefused", refused
     found = next((c for c in children.extras if c["kind"] == kind and c["metadata"]["name"] == name), {})
-    said = _conditions(found)
+    told: Object = {}
     for type_ in _NEEDED[scaling.backend]:
-        condition = said.get(type_, {})
-        if condition.get("reason") == _SWITCHED_OFF:
-            return None, _SWITCHED_OFF, str(condition.get("message", ""))
-        if condition.get("status") == "False":
-            return False, str(condition.get("reason") or type_), f"{kind} {name}: {condition.get('message', '')}"
-    last = said.get(_NEEDED[scaling.backend][-1], {})
-    if last.get("status") != "True":
+        told = find(found.get("status"), type_) or {}
+        if told.get("reason") == _SWITCHED_OFF:
+            return None, _SWITCHED_OFF, str(told.get("message", ""))
+        if told.get("status") == "False":
+            return False, str(told.get("reason") or type_), f"{kind} {name}: {told.get('message', '')}"
+    if told.get("status") != "True":
         return None, "WaitingForAutoscaler", f"nothing is said yet of the {kind} by {_WHO[scaling.backend]}"
-    return True, str(last.get("reason") or "Scaling"), str(last.get("message", ""))
-
-
-def _conditions(autoscaler: Object) -> dict[str, Object]:
-    return {c["type"]: c for c in (autoscaler.get("status") or {}).get("conditions") or ()}
+    return True, str(told.get("reason") or "Scaling"), str(told.get("message", ""))

@@ -21,12 +21,8 @@ LANGUAGE_TASKS = ("causal-lm",)
 SOURCE_SCHEMES = ("pvc", "s3", "gs", "https", "hf", "oci")
 RESERVED_ENV_PREFIXES = ("MODELYARD_",)
 MAX_REQUEST_BYTES = 16 * 1024**3
-_OWN_LIMITS = {
-    "max_wait_seconds": "maxWaitSeconds",
-    "max_request_bytes": "maxRequestBytes",
-    "container_concurrency": "containerConcurrency",
-}
-"""Those that no router keeps for a server."""
+_ROUTER_LIMITS = ("maxQueue", "timeoutSeconds")
+"""Those that a router keeps for a server of others."""
 
 
 def check(spec: ModelServiceSpec) -> Iterator[Issue]:
@@ -52,7 +48,7 @@ def unused_settings(spec: ModelServiceSpec, task: str) -> list[str]:
     unused = []
     if spec.generation is not None and not generates:
         unused.append(f"generation is not used: {task} generates nothing")
-    if spec.batching != type(spec.batching)() and generates:
+    if spec.batching.asked_for() and generates:
         unused.append(f"batching is not used: {task} is batched as generation.maxNumSeqs says")
     return unused
 
@@ -64,7 +60,7 @@ def _foreign_runtime_issues(spec: ModelServiceSpec) -> Iterator[Issue]:
     if spec.auth.mode == "ApiKey":
         message = f"{told} anybody could ask it. Write None, and have that server or a gateway ask for keys"
         yield Issue("spec.auth.mode", message)
-    if spec.batching != type(spec.batching)():
+    if spec.batching.asked_for():
         yield Issue("spec.batching", f"{told} {own}")
     if spec.generation is not None:
         yield Issue("spec.generation", f"{told} {own}")
@@ -73,9 +69,8 @@ def _foreign_runtime_issues(spec: ModelServiceSpec) -> Iterator[Issue]:
     if spec.validation.golden == "Required":
         message = f"{told} write IfPresent, with which it serves without them, or runtime: {BUILTIN}"
         yield Issue("spec.validation.golden", message)
-    limits, usual = spec.limits, type(spec.limits)()
-    for field, name in _OWN_LIMITS.items():
-        if getattr(limits, field) != getattr(usual, field):
+    for name in spec.limits.asked_for():
+        if name not in _ROUTER_LIMITS:
             yield Issue(f"spec.limits.{name}", f"{told} {own}")
 
 

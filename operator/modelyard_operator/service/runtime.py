@@ -124,9 +124,9 @@ class Installation:
     def _check_load(self, spec: ModelServiceSpec, metric: str) -> None:
         """Of a server of which nothing can be read there would be as many as there are, or as few as there may be."""
         told = self.profile(spec).metrics
-        if spec.runtime == BUILTIN or (told.path not in ("", _EXPOSITION) and not told.names):
-            return  # it tells its load as the bundled server does
-        self._check_series(spec, metric)
+        tells_as_ours = told.path not in ("", _EXPOSITION) and not told.names
+        if not tells_as_ours:
+            self._check_series(spec, metric)
 
     def _check_series(self, spec: ModelServiceSpec, metric: str) -> None:
         if self.series(spec, metric):

@@ -117,13 +117,11 @@ def _policy_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
 
 
 def _checkpoint_issues(spec: ModelTrainingSpec) -> Iterator[Issue]:
-    checkpoint, usual = spec.checkpoint, type(spec.checkpoint)()
+    checkpoint = spec.checkpoint
     if not spec.trainer.builtin:
-        for field, told in type(checkpoint).model_fields.items():
-            asked = getattr(checkpoint, field)
-            if asked is not None and asked != getattr(usual, field):
-                message = "only the builtin trainers follow it; tell your own image by args or env, and remove it"
-                yield Issue(f"spec.checkpoint.{told.alias or field}", message)
+        for name in checkpoint.asked_for():
+            message = "only the builtin trainers follow it; tell your own image by args or env, and remove it"
+            yield Issue(f"spec.checkpoint.{name}", message)
     elif checkpoint.every_steps is None and checkpoint.every_seconds is None and checkpoint.resume == "Required":
         message = "Required needs checkpoints; set everySteps or everySeconds, or write Auto or Never"
         yield Issue("spec.checkpoint.resume", message)
