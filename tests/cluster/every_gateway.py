@@ -138,8 +138,8 @@ def test_requests_from_outside_come_in_by_a_gateway(laboratory: Laboratory, tmp_
         a_route_that_somebody_spoils_is_mended(way, played)
         a_route_that_no_gateway_takes_is_explained(laboratory, namespace)
         operator.stop()
-        early.edit(route={"mode": "Auto"})
-        played.edit(route={"mode": "Ingress", "hostname": HOST})
+        early.edit(route={"mode": "Auto", "hostname": None, "gatewayRef": None})
+        played.edit(route={"mode": "Ingress", "hostname": HOST, "gatewayRef": None})
         operator.start()
         for service in (early, played):
             eventually(f"the route of {service.name} is gone", partial(no_route, service), 90, operator.tail)
