@@ -137,8 +137,8 @@ bench-train: venv ## the trainers beside what people run today, as JSON lines (O
 	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_train.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: bench-ddp
-bench-ddp: venv ## what two ranks reach of twice one rank, as JSON lines (ONLY=gpt, bert, resnet or wide-deep, ROUNDS=3)
-	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_ddp.py --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only $(ONLY))
+bench-ddp: venv ## what two ranks reach of twice one rank, as JSON lines (ONLY=gpt, bert, resnet or wide-deep, ROUNDS=15)
+	@PYTHONPATH=tests:workloads $(VENV)/bin/python tests/bench/bench_ddp.py --rounds $(or $(ROUNDS),15) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: bench-decode-gpu
 bench-decode-gpu: venv ## decoding on a GPU beside transformers and the memory's bandwidth, as JSON lines (SHAPES=1b,8b)

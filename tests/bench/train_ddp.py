@@ -1,15 +1,13 @@
-"""One rank of a training, for bench_ddp.py: `train_ddp.py FAMILY ROWS STEPS FOLDER`, with torchrun's variables. The
-ranks share the folder.
+"""One rank of a training, for bench_ddp.py: `train_ddp.py FAMILY ROWS FOLDER`, with torchrun's variables. The ranks
+share the folder.
 
-Steps as the loop does them, data included, on one thread. Prints a JSON object with `unit`, `rate` (of this rank, by
-the median step) and `loss`.
+Steps as the loop does them, data included, on one thread, until it is ended. Prints for each when it began and when it
+ended, by the machine's monotonic clock, and the seconds of the processor that it took.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,7 +19,6 @@ from modelyard_workloads.distributed import RankInfo, Ranks
 from modelyard_workloads.loop import Training
 from modelyard_workloads.tasks import build_task
 
-WARM_UP = 3  # steps that are not counted
 LENGTH = 128  # tokens in a row of text
 COLUMNS: dict[str, Any] = {
     "label": "clicked",
@@ -55,22 +52,18 @@ def training(family: str, rows: int, ranks: Ranks, output: Path) -> Training:
 
 
 def main() -> None:
-    """Print one JSON object."""
-    family, rows, steps, folder = sys.argv[1], *map(int, sys.argv[2:4]), Path(sys.argv[4])
+    """Print a line for each step."""
+    family, rows, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     ranks = Ranks(RankInfo.from_environment(os.environ))
     ranks.start()
     run = training(family, rows, ranks, folder)
     model = run.prepare(ranks)
-    loss, seconds = torch.zeros(()), []
-    for _ in range(WARM_UP + steps):
-        began = time.perf_counter()
-        loss = run.step(model, next(run.data))
-        seconds.append(time.perf_counter() - began)
-    rate = rows / statistics.median(seconds[WARM_UP:])
-    sys.stdout.write(json.dumps({"unit": "rows/s", "rate": rate, "loss": float(loss)}) + "\n")
-    sys.stdout.flush()
-    ranks.stop()
+    while True:
+        began, computed = time.monotonic(), time.process_time()
+        run.step(model, next(run.data))
+        sys.stdout.write(f"{began} {time.monotonic()} {time.process_time() - computed}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from modelyard_workloads import eager
+from modelyard_workloads import eager, node_memory
 from modelyard_workloads.exits import PeerLost, PodError
+from modelyard_workloads.gradient_average import GradientAverage
 from modelyard_workloads.hardware import available_cores
+from modelyard_workloads.node_memory import NodeMemory
 from modelyard_workloads.watchdog import DEADLINE_VARIABLE
 
 STARTUP_SECONDS = 300.0
@@ -81,6 +83,7 @@ class Ranks:
         self.world_size = info.world_size
         self.is_main = info.rank == 0
         self.device = torch.device("cuda", info.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        self._memory: NodeMemory | None = None
 
     def start(self) -> None:
         """Join the others at MASTER_ADDR:MASTER_PORT; retries for at most STARTUP_SECONDS. Raises PodError when it
@@ -104,6 +107,8 @@ class Ranks:
                 world_size=self.world_size,
                 timeout=timedelta(seconds=_collective_seconds(os.environ)),
             )
+            if self.info.local_world_size == self.world_size:
+                self._memory = node_memory.meet(seconds=_collective_seconds(os.environ))
             self.barrier()
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             raise PodError(
@@ -112,6 +117,7 @@ class Ranks:
 
     def stop(self) -> None:
         """Leave the group; only after a success, since the others are waited for."""
+        node_memory.part()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -123,6 +129,8 @@ class Ranks:
         with eager.constructing():
             wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         wrapped.broadcast_buffers = False  # the argument has another name from torch 2.15 on
+        if self._memory and self.device.type == "cpu":
+            wrapped.register_comm_hook(None, GradientAverage(self._memory).exchange)
         return wrapped
 
     def barrier(self) -> None:
@@ -133,20 +141,18 @@ class Ranks:
         """For each flag: has any rank raised it? The answer is the same on all ranks."""
         if self.world_size == 1:
             return flags
-        values = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        values = self._largest(torch.tensor(flags, dtype=torch.int32))
         return tuple(bool(value) for value in values.tolist())
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over the ranks, on the CPU."""
-        total = values.detach().to("cpu", copy=True)
-        if self.world_size > 1:
-            dist.all_reduce(total)
-        return total
+        return self.all_reduce(values.detach().to("cpu", copy=True))
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Element-wise sum over the ranks, in place, on the tensor's own device."""
-        if self.world_size > 1:
+        if self._memory and values.is_cpu:
+            self._memory.add(values)
+        elif self.world_size > 1:
             dist.all_reduce(values)
         return values
 
@@ -154,9 +160,14 @@ class Ranks:
         """The largest of the ranks' numbers."""
         if self.world_size == 1:
             return value
-        values = torch.tensor([value])
+        return int(self._largest(torch.tensor([value])))
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """Element-wise maximum over the ranks."""
+        if self._memory:
+            return torch.stack(self._memory.gather(values)).amax(dim=0)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return int(values)
+        return values
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers of rank 0."""
@@ -172,12 +183,14 @@ class Ranks:
         """Every rank's bytes, in rank order, on every rank; for small things."""
         if self.world_size == 1:
             return [content]
+        if self._memory:
+            return [part.numpy().tobytes() for part in self._memory.gather(_tensor(content))]
         size = torch.tensor([len(content)])
         sizes = [torch.zeros_like(size) for _ in range(self.world_size)]
         dist.all_gather(sizes, size)
         longest = max(int(s) for s in sizes)
         data = torch.zeros(longest, dtype=torch.uint8)
-        data[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        data[: len(content)] = _tensor(content)
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
         dist.all_gather(parts, data)
         return [part[: int(s)].numpy().tobytes() for part, s in zip(parts, sizes, strict=True)]
@@ -191,14 +204,21 @@ def broadcast_bytes(content: bytes | None) -> bytes:
     dist.broadcast(size, src=0)
     data = torch.empty(int(size), dtype=torch.uint8)
     if dist.get_rank() == 0 and content:
-        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        data = _tensor(content)
     if len(data):
         dist.broadcast(data, src=0)
     return data.numpy().tobytes()
 
 
+def _tensor(content: bytes) -> Tensor:
+    """The bytes (n,); PyTorch makes no tensor of an empty buffer."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+
+
 def peer_lost(error: BaseException) -> PeerLost | None:
     """The PeerLost behind an error of the communication libraries, or None when the error is this rank's own."""
+    if isinstance(error, PeerLost):
+        return error
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_LOST):
         return PeerLost(str(error).splitlines()[0])
     return None

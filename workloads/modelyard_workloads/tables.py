@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
+from modelyard_workloads.gathering import Gathering
 from modelyard_workloads.models.recommender import Table, pick_rows
 
 Touched = tuple[Tensor, Tensor]
@@ -158,10 +158,8 @@ def _touched(table: Table) -> Touched:
 
 
 class _Averages:
-    """The touched rows of all tables, each row once, with their gradients averaged over the ranks.
-
-    Between ranks two messages go round for all tables together: how many rows each has, and the rows with their
-    gradients. The first is on its way while the caller does something else.
+    """The touched rows of all tables, each row once, with their gradients averaged over the ranks. What the ranks tell
+    each other is on its way while the caller does something else.
     """
 
     def __init__(self, tables: list[Table], add_up: AddUp) -> None:
@@ -170,12 +168,9 @@ class _Averages:
         touched = [_touched(table) for table in tables]
         once = add_up_unseen if self._size == 1 and touched and touched[0][0].is_cuda else add_up
         self._found = [once(*found) if len(found[0]) else found for found in touched]
-        if self._size == 1:
-            return
-        own = [len(rows) for rows, _ in self._found]
-        device = self._found[0][0].device
-        self._lengths = torch.empty(self._size * len(own), dtype=torch.int64, device=device)
-        self._known = dist.all_gather_into_tensor(self._lengths, torch.tensor(own, device=device), async_op=True)
+        if self._size > 1:  # both kinds of numbers have four bytes, and travel as integers
+            own = [part for rows, g in self._found for part in (rows.int(), g.flatten().view(torch.int32))]
+            self._gathering = Gathering(own)
 
     def __call__(self) -> list[Touched | None]:
         """For each table (rows (k,) int64, gradients (k, E)); None where no rank touched any."""
@@ -183,23 +178,13 @@ class _Averages:
         return [(rows.long(), gradients) if len(rows) else None for rows, gradients in found]
 
     def _gathered(self) -> list[Touched]:
-        """Both kinds of numbers have four bytes, and travel as integers."""
-        assert self._known is not None
-        self._known.wait()
-        lengths = self._lengths.view(self._size, -1).tolist()
-        widths = [gradients.shape[1] for _, gradients in self._found]
-        longest = max(sum(k * (1 + width) for k, width in zip(of_rank, widths, strict=True)) for of_rank in lengths)
-        sent = torch.cat([part.view(torch.int32).flatten() for rows, g in self._found for part in (rows.int(), g)])
-        received = sent.new_empty(self._size, longest)
-        dist.all_gather_into_tensor(received.view(-1), F.pad(sent, (0, longest - len(sent))))
-        parts: list[list[Touched]] = [[] for _ in widths]
-        for of_rank, numbers in zip(lengths, received, strict=True):
-            start = 0
-            for table, (k, width) in enumerate(zip(of_rank, widths, strict=True)):
-                rows, gradients = numbers[start : start + k * (1 + width)].split([k, k * width])
-                parts[table].append((rows, gradients.view(torch.float32).view(k, width) / self._size))
-                start += k * (1 + width)
-        return [self._add_up(torch.cat([rows for rows, _ in p]), torch.cat([g for _, g in p])) for p in parts]
+        of_ranks = self._gathering()
+        averages = []
+        for table, (_, own) in enumerate(self._found):
+            rows = torch.cat([parts[2 * table] for parts in of_ranks])
+            gradients = torch.cat([parts[2 * table + 1] for parts in of_ranks]).view(torch.float32)
+            averages.append(self._add_up(rows, gradients.view(len(rows), own.shape[1]) / self._size))
+        return averages
 
 
 class AddUp:
