@@ -19,6 +19,7 @@ from modelyard_workloads import node_blocks
 from modelyard_workloads.node_blocks import Block, Pipe
 
 TOGETHER = 32 << 20  # bytes that are added up at a time: more would only take memory
+_LONGEST_WAIT = 2**31 - 1  # milliseconds, by poll(2)
 _ALIGNMENT = 64  # bytes; of what lies in a block
 _LENGTH = torch.int64  # what lies before gathered bytes
 
@@ -31,7 +32,7 @@ class NodeMemory:
         self._rank = rank
         self._blocks = blocks
         self._pipes = pipes
-        self._milliseconds = round(1000 * seconds)
+        self._milliseconds = min(round(1000 * seconds), _LONGEST_WAIT)
         self._being_read = False
 
     @property
