@@ -1,8 +1,8 @@
 """One rank of a training, for bench_ddp.py: `train_ddp.py FAMILY ROWS FOLDER`, with torchrun's variables. The ranks
 share the folder.
 
-Steps as the loop does them, data included, on one thread, until it is ended. Prints for each when it began and when it
-ended, by the machine's monotonic clock, and the seconds of the processor that it took.
+Steps as the loop does them, data included, on one thread, until it is ended, or its parent is. Prints for each when it
+began and when it ended, by the machine's monotonic clock, and the seconds of the processor that it took.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main() -> None:
     ranks.start()
     run = training(family, rows, ranks, folder)
     model = run.prepare(ranks)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         began, computed = time.monotonic(), time.process_time()
         run.step(model, next(run.data))
         sys.stdout.write(f"{began} {time.monotonic()} {time.process_time() - computed}\n")

@@ -96,6 +96,7 @@ class Ranks:
         if self.world_size == 1:
             return
         _wait_for_name(os.environ.get("MASTER_ADDR", "localhost"))
+        patience = _collective_seconds(os.environ)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         try:
             meeting = timedelta(seconds=STARTUP_SECONDS)
@@ -105,10 +106,10 @@ class Ranks:
                 store=store,
                 rank=self.rank,
                 world_size=self.world_size,
-                timeout=timedelta(seconds=_collective_seconds(os.environ)),
+                timeout=timedelta(seconds=patience),
             )
             if self.info.local_world_size == self.world_size:
-                self._memory = node_memory.meet(seconds=_collective_seconds(os.environ))
+                self._memory = node_memory.meet(seconds=patience)
             self.barrier()
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             raise PodError(

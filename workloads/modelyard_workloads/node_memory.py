@@ -145,24 +145,25 @@ class Sums:
         if not self._tensors:
             return
         memory, size = self._memory, self._memory.world_size
+        others = [rank for rank in range(size) if rank != memory.rank]
         memory.go_on()
         memory.wait()
         blocks = [memory.shown(rank, self._end) for rank in range(size)]
         for start, tensor in self._tensors:
             first, last = _parts(len(tensor), size)[memory.rank]
             part = tensor[first:last]
-            for rank in range(size):
-                if rank != memory.rank:
-                    part += _at(blocks[rank], start, tensor)[first:last]
+            for rank in others:
+                part += _at(blocks[rank], start, tensor)[first:last]
             if self._divisor > 1:
                 part /= self._divisor
             _at(blocks[memory.rank], start, tensor)[first:last].copy_(part)
         memory.go_on()
         memory.wait()
         for start, tensor in self._tensors:
-            for rank, (first, last) in enumerate(_parts(len(tensor), size)):
-                if rank != memory.rank:
-                    tensor[first:last].copy_(_at(blocks[rank], start, tensor)[first:last])
+            parts = _parts(len(tensor), size)
+            for rank in others:
+                first, last = parts[rank]
+                tensor[first:last].copy_(_at(blocks[rank], start, tensor)[first:last])
         memory.release()
         self._tensors, self._end = [], 0
 
