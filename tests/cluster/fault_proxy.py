@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import ClientSession, ClientTimeout, StreamReader, TCPConnector, web
-from cluster.kubernetes_api import Access
+from cluster.kubernetes_api import Access, Object
 
 MUTATING = ("POST", "PUT", "PATCH", "DELETE")
 APART = ("leases", "events", "tokenreviews")
@@ -34,8 +34,13 @@ class Write:
     path: str
     code: int
     at: float
-    created: str = ""
-    """The name of what a POST made."""
+    answer: Object = field(default_factory=dict)
+    """The object as it became; empty if nothing became of the request."""
+
+    @property
+    def created(self) -> str:
+        """The name of what a POST made."""
+        return str(self.answer["metadata"]["name"]) if self.method == "POST" and self.answer else ""
 
     @property
     def resource(self) -> str:
@@ -210,12 +215,12 @@ class FaultProxy:
 
 
 def _recorded(request: web.Request, response: web.StreamResponse) -> Write:
-    created = ""
-    if request.method == "POST" and response.status < 300 and isinstance(response, web.Response):
+    answer: Object = {}
+    if request.method != "DELETE" and response.status < 300 and isinstance(response, web.Response):
         body = response.body
         assert isinstance(body, bytes)
-        created = str(json.loads(_plain(body, response))["metadata"]["name"])
-    return Write(request.method, request.path, response.status, time.monotonic(), created)
+        answer = json.loads(_plain(body, response))
+    return Write(request.method, request.path, response.status, time.monotonic(), answer)
 
 
 def _plain(body: bytes, response: web.StreamResponse) -> bytes:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster.fault_proxy import Write
 from cluster.kubernetes_api import KubernetesApi, Object, eventually
 from cluster.objects import DIGEST, Played, artifacts, failure, service, training
 
@@ -23,6 +24,8 @@ class Life:
     name: str
     play: Callable[[KubernetesApi, str, str], Played]
     kinds: tuple[str, ...]
+    statuses: int
+    """How many different statuses `play` waits for: so often the status is written at least."""
 
 
 def play_training(api: KubernetesApi, namespace: str, name: str) -> Played:
@@ -77,8 +80,8 @@ def finish_training(api: KubernetesApi, namespace: str, name: str, digest: str =
     api.patch("ModelTraining", namespace, name, {"status": status}, "status")
 
 
-TRAINING_LIFE = Life("training", play_training, ("Pod", "Service", "PersistentVolumeClaim"))
-SERVICE_LIFE = Life("service", play_service, ("Deployment", "Service", "Pod"))
+TRAINING_LIFE = Life("training", play_training, ("Pod", "Service", "PersistentVolumeClaim"), 5)
+SERVICE_LIFE = Life("service", play_service, ("Deployment", "Service", "Pod"), 4)
 
 
 def what_is_left(played: Played, kinds: tuple[str, ...]) -> str:
@@ -93,6 +96,16 @@ def what_is_left(played: Played, kinds: tuple[str, ...]) -> str:
     for revision in {str(r) for r in (*revisions, played.status.get("latestReadyRevision") or "REVISION")}:
         text = text.replace(revision, "REVISION")
     return text
+
+
+def what_was_written(write: Write) -> str:
+    """What an object became by a write, without what is never the same: its status, if that was written, else the rest.
+
+    The same text twice is a write that changed nothing, or one that went back to what was there before.
+    """
+    lasting = _lasting({"kind": "", **write.answer})
+    status = lasting.pop("status", {})
+    return _TIME.sub("TIME", json.dumps(status if write.path.endswith("/status") else lasting, sort_keys=True))
 
 
 def _lasting(obj: Object) -> Object:

@@ -100,7 +100,30 @@ def crashes(w: World) -> None:
     routers_follow(w)
 
 
-CANARIES = [is_promoted, is_rolled_back, is_slow, crashes]
+def is_suspended(w: World) -> None:
+    """Nothing is measured or promoted meanwhile; it goes on with the step that it was at, whose time begins anew."""
+    old, new = start(w)
+    w.edit(suspend=True)
+    w.settle()
+    routers_follow(w)
+    available(w)
+    w.wait(3600)
+    w.settle()
+    assert {n for k, n in w.objects if k == "Deployment"} == {f"demo-{old}", f"demo-{new}"}, "no router"
+    assert w.status["traffic"] == [{"revisionName": old, "percent": 100}]
+    w.edit(suspend=False)
+    w.settle()
+    available(w)
+    w.settle()
+    routers_follow(w)
+    good = Traffic(requests=200, latencies=FAST)
+    measured(w, good, good, seconds=5)
+    assert (w.status["canary"]["step"], w.status["canary"]["message"]) == (0, "for 30 s")
+    measured(w, good, good)
+    assert w.status["canary"]["step"] == 1
+
+
+CANARIES = [is_promoted, is_rolled_back, is_slow, crashes, is_suspended]
 
 
 @pytest.mark.parametrize("life", CANARIES, ids=lambda life: life.__name__)

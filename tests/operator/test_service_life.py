@@ -63,6 +63,33 @@ def is_suspended(w: World) -> None:
     w.settle()
 
 
+def is_edited_while_suspended(w: World) -> None:
+    is_suspended(w)
+    before = w.status["latestReadyRevision"]
+    available(w)
+    w.edit(batching={"maxBatchSize": 8})
+    w.settle()
+    assert w.status["latestReadyRevision"] == before, "a revision without servers has proven nothing"
+    w.edit(suspend=False)
+    w.settle()
+    available(w)
+    w.settle()
+    assert w.status["latestReadyRevision"] == w.status["latestCreatedRevision"] != before
+
+
+def is_suspended_from_the_start(w: World) -> None:
+    w.edit(suspend=True)
+    w.training = training()
+    w.settle()
+    available(w)
+    w.settle()
+    assert "latestReadyRevision" not in w.status
+    w.edit(suspend=False)
+    w.settle()
+    available(w)
+    w.settle()
+
+
 def refuses_a_failed_training(w: World) -> None:
     w.training = training(phase="Failed", message="out of memory")
     w.settle()
@@ -119,6 +146,8 @@ LIVES = [
     rolls_out_an_edit,
     keeps_serving_while_the_new_revision_fails,
     is_suspended,
+    is_edited_while_suspended,
+    is_suspended_from_the_start,
     refuses_a_failed_training,
 ]
 

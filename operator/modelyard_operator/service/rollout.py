@@ -81,6 +81,8 @@ def plan_rollout(spec: ModelServiceSpec, before: Object, revision: str | None, o
     if revision is None:
         serving = last if last in observed.available else None
         return _settled(revision, serving, ready=False, canary=canary)
+    if spec.suspend:
+        return _held(revision, last if last and last in observed.available else revision, canary)
     available = observed.available.get(revision, False)
     if last not in observed.available or last == revision:
         return _settled(revision, revision, ready=available, canary=canary)
@@ -100,6 +102,13 @@ def plan_rollout(spec: ModelServiceSpec, before: Object, revision: str | None, o
 def _settled(revision: str | None, serving: str | None, ready: bool, canary: Object | None) -> Rollout:
     shares = ((serving, 100),) if serving else ()
     return Rollout(revision=revision, serving=serving, ready=ready, shares=shares, canary=canary)
+
+
+def _held(revision: str, serving: str, canary: Object | None) -> Rollout:
+    """Suspended: without servers no revision can prove itself or be measured; what has the traffic keeps it."""
+    if canary is not None and canary["verdict"] == "Progressing":
+        canary = canary | {"message": "suspended"}
+    return _settled(revision, serving, ready=False, canary=canary)
 
 
 def _begin(spec: ModelServiceSpec, revision: str, last: str, observed: Observed) -> Rollout:

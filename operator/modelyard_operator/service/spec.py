@@ -167,7 +167,7 @@ class ModelServiceSpec(Model, json_schema_extra=cel(_KEYS_ARE_BUILTIN)):
     route: Route = Route()
     """How requests come in."""
     suspend: bool = False
-    """True removes the pods and keeps the rest."""
+    """True removes the pods and keeps the rest. An edit meanwhile is rolled out when it is false again."""
 
 
 def parse(body: Mapping[str, Any]) -> ModelServiceSpec:

@@ -150,9 +150,8 @@ def _set_conditions(marks: Conditions, seen: Seen) -> None:
     done = "ScaledToZero" if seen.asleep else "AllReplicasReady"
     marks.set("PredictorReady", rollout.ready, done if rollout.ready else reason, message)
     loaded = rollout.ready or (False if failure is not None and failure.reason in LOADING else None)
-    marks.set(
-        "ModelLoaded", loaded, "Loaded" if loaded else (failure.reason if loaded is False and failure else "Waiting")
-    )
+    not_loaded = failure.reason if loaded is False and failure else _waiting(seen)
+    marks.set("ModelLoaded", loaded, "Loaded" if loaded else not_loaded)
     _set_validated(marks, seen)
     routed = rollout.serving is not None and seen.front is not None
     words = "ServicePointsAtRouter" if seen.front and LABEL_COMPONENT in seen.front else "ServicePointsAtRevision"
@@ -163,6 +162,10 @@ def _set_conditions(marks: Conditions, seen: Seen) -> None:
     _set_ready(marks, seen, routed, reason, message)
 
 
+def _waiting(seen: Seen) -> str:
+    return "Suspended" if seen.spec.suspend else "Waiting"
+
+
 def _set_validated(marks: Conditions, seen: Seen) -> None:
     """Of the bundled server alone: others know no golden answers."""
     validation, failure, ready = seen.spec.validation, seen.failure, seen.rollout.ready
@@ -171,7 +174,7 @@ def _set_validated(marks: Conditions, seen: Seen) -> None:
     if failure is not None and failure.reason == "GoldenMismatch" and not ready:
         marks.set("Validated", False, failure.reason, failure.message)
     elif not ready:
-        marks.set("Validated", None, "Waiting")
+        marks.set("Validated", None, _waiting(seen))
     elif validation.golden == "Required" or _has_golden_answers(seen.model):
         marks.set("Validated", True, "GoldenAnswersReproduced")
     else:
@@ -235,9 +238,8 @@ def _set_ready(marks: Conditions, seen: Seen, routed: bool, reason: str, message
     trouble = final or seen.failure is not None or rollout.rolled_back
     stalled = refused or (message if trouble else "")
     marks.set("Stalled", bool(stalled), reason if stalled else "NotStalled", stalled)
-    marks.set(
-        "Reconciling", not (rollout.ready or stalled or spec.suspend), "Settled" if rollout.ready else "StartingServers"
-    )
+    starting = not (rollout.ready or stalled or spec.suspend)
+    marks.set("Reconciling", starting, "StartingServers" if starting else "Settled")
 
 
 def _why_not_ready(seen: Seen) -> tuple[str, str]:

@@ -7,7 +7,6 @@ available, which a bundled server is only after it reproduced the golden answers
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from modelyard_operator.lineage import Unresolved
@@ -110,8 +109,6 @@ def _seen(
         now=now,
     )
     rollout = plan_rollout(spec, before, revision, observed)
-    if spec.suspend and rollout.is_split:
-        rollout = replace(rollout, shares=rollout.shares[:1], mirror=None)
     return Seen(
         service=service,
         spec=spec,
