@@ -87,8 +87,8 @@ test-kueue: venv cluster ## gangs in queues of the real Kueue, built first (many
 test-gateway: venv cluster images ## requests through the gateway of the real Traefik, built first (10 minutes), on a cluster of this machine
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) --capture no $(CLUSTER_TESTS)/every_gateway.py
 
-.PHONY: test-keda
-test-keda: venv cluster images ## a service scaled by the real KEDA, built first (many minutes), on a cluster of this machine
+.PHONY: test-autoscalers
+test-autoscalers: venv cluster images ## services scaled by the real KEDA and by the real metrics-server, built first (many minutes), on a cluster of this machine
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) --capture no $(CLUSTER_TESTS)/every_autoscaler.py
 
 .PHONY: test-cluster

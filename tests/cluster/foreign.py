@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -96,6 +97,13 @@ def answers(url: str) -> bool:
     """Whether a GET is answered with 200."""
     with suppress(OSError), urlopen(url, timeout=2) as answer:
         return bool(answer.status == 200)
+    return False
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections to a port of this machine."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
+        return True
     return False
 
 

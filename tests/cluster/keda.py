@@ -1,8 +1,4 @@
-"""The real KEDA beside a cluster, for one namespace: its operator, and its adapter as the API of external metrics.
-
-The API server reaches the adapter at `localhost`, and has no identity of its own towards it: for the time being, who
-has none may read external metrics.
-"""
+"""The real KEDA beside a cluster, for one namespace: its operator, and its adapter as the API of external metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cluster.foreign import answers, apply, certificate, defined, module_directory, own_kubeconfig, process, read, run
-from cluster.kubernetes_api import Object
+from cluster.aggregated_api import aggregated
+from cluster.foreign import answers, certificate, defined, listens, module_directory, own_kubeconfig, process, read
 from localcluster import golang
 from localcluster.layout import Layout
 from ports import free_port
@@ -59,67 +55,10 @@ def keda(namespace: str, directory: Path) -> Iterator[None]:
         command = _command(layout, golang.KEDA, operator)
         stack.enter_context(process(command, variables, directory / "keda.log", lambda: answers(probe)))
         command = _command(layout, golang.KEDA_ADAPTER, adapter)
-        stack.enter_context(process(command, variables, directory / "adapter.log", lambda: True))
-        stack.enter_context(_external_metrics(namespace, secure, authority))
+        stack.enter_context(process(command, variables, directory / "adapter.log", lambda: listens(secure)))
+        stack.enter_context(aggregated(API, OURS, namespace, secure, authority))
         yield
 
 
 def _command(layout: Layout, binary: golang.Binary, options: dict[str, str]) -> list[str]:
     return [str(layout.bin / binary.name), *(f"--{name}={value}" for name, value in options.items())]
-
-
-@contextmanager
-def _external_metrics(namespace: str, port: int, authority: str) -> Iterator[None]:
-    """The API, answered by the adapter, while the block runs."""
-    registered = _registration(namespace, port, authority)
-    try:
-        apply(*registered)
-        run("wait", "--for=condition=Available", "--timeout=90s", f"apiservice/v1beta1.{API}")
-        yield
-    finally:
-        for body in reversed(registered):  # the API first: one without an answer would hold namespaces up
-            of = ["--namespace", namespace] if "namespace" in body["metadata"] else []
-            run("delete", body["kind"].lower(), body["metadata"]["name"], *of, "--ignore-not-found")
-
-
-def _registration(namespace: str, port: int, authority: str) -> list[Object]:
-    rbac = "rbac.authorization.k8s.io"
-    paths = [f"/apis/{API}", f"/apis/{API}/*"]
-    rules: list[Object] = [
-        {"apiGroups": [API], "resources": ["*"], "verbs": ["get", "list"]},
-        {"nonResourceURLs": paths, "verbs": ["get"]},
-    ]
-    readers = [
-        {"kind": "User", "apiGroup": rbac, "name": "system:anonymous"},
-        {"kind": "ServiceAccount", "namespace": "kube-system", "name": "horizontal-pod-autoscaler"},
-    ]
-    service = {"name": OURS, "namespace": namespace}
-    return [
-        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": OURS}, "rules": rules},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": OURS},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": OURS},
-            "subjects": readers,
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": service,
-            "spec": {"type": "ExternalName", "externalName": "localhost"},
-        },
-        {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            "metadata": {"name": f"v1beta1.{API}"},
-            "spec": {
-                "group": API,
-                "version": "v1beta1",
-                "groupPriorityMinimum": 100,
-                "versionPriority": 100,
-                "caBundle": authority,
-                "service": {**service, "port": port},
-            },
-        },
-    ]

@@ -60,6 +60,7 @@ KUEUE = Binary("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue")
 TRAEFIK = Binary("traefik", "gateway", "github.com/traefik/traefik/v3/cmd/traefik", sources=_own_sources("gateway"))
 KEDA = Binary("keda", "keda", "github.com/kedacore/keda/v2/cmd/operator")
 KEDA_ADAPTER = Binary("keda-adapter", "keda", "github.com/kedacore/keda/v2/cmd/adapter")
+METRICS_SERVER = Binary("metrics-server", "metrics", "sigs.k8s.io/metrics-server/cmd/metrics-server")
 HELM = Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 
 
