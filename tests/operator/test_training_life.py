@@ -300,3 +300,19 @@ def test_what_the_api_server_refused_is_told() -> None:
     w.settle()
     assert w.status["phase"] == "Stalled"
     assert "exceeded quota" in w.condition("Stalled")["message"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("", "the spec is valid"),
+        ("pvc://mine/runs", "the spec is valid; output.size is not used: pvc://mine/runs is a claim of yours,"),
+        ("s3://bucket/runs", "the spec is valid"),
+    ],
+)
+def test_the_size_of_a_claim_that_is_not_made_is_told_to_be_unused(uri: str, told: str) -> None:
+    output = {"uri": uri, "size": "1Gi"}
+    w = world(trainer={"builtin": "image-classification"}, dataset={"uri": "example://digits"}, output=output)
+    w.settle()
+    message = w.condition("Accepted")["message"]
+    assert message.startswith(told) and ("not used" in message) == ("not used" in told)

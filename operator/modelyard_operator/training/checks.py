@@ -37,6 +37,14 @@ def check(spec: ModelTrainingSpec) -> Iterator[Issue]:
     yield from pod_issues(spec.pod, "spec.pod")
 
 
+def unused_settings(spec: ModelTrainingSpec) -> list[str]:
+    """What says nothing here, and is no reason to refuse the whole."""
+    uri = spec.output.uri
+    if uri and parse_uri(uri).scheme == "pvc" and "size" in spec.output.asked_for():
+        return [f"output.size is not used: {uri} is a claim of yours, and stays as it is"]
+    return []
+
+
 def _trainer_issues(trainer: Trainer) -> Iterator[Issue]:
     path = "spec.trainer"
     if bool(trainer.builtin) == bool(trainer.image):

@@ -16,6 +16,7 @@ from modelyard_operator.lineage import Unresolved
 from modelyard_operator.objects import format_duration, format_time
 from modelyard_operator.plan import Object, Report, Urgency
 from modelyard_operator.training import ledger
+from modelyard_operator.training.checks import unused_settings
 from modelyard_operator.training.failure import Failure
 from modelyard_operator.training.gang import Gang
 from modelyard_operator.training.parameters import defaults_of
@@ -115,7 +116,7 @@ def make_status(situation: Situation, step: Step) -> Object:
 
 def _set_conditions(marks: Conditions, situation: Situation, step: Step) -> None:
     gang, children = situation.gang, situation.children
-    marks.set("Accepted", True, "Valid", "the spec is valid")
+    marks.set("Accepted", True, "Valid", "; ".join(["the spec is valid", *unused_settings(situation.spec)]))
     waiting = [(_WAITING.get(reason, reason), text) for reason, text in waiting_for(situation)]
     active = not step.suspended and step.finished is None and not step.restarting
     _set_scheduling(marks, situation, waiting, step)
