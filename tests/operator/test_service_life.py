@@ -201,3 +201,17 @@ def test_the_deployments_of_a_newer_spec_are_left_alone() -> None:
     w.edit(batching={"maxBatchSize": 8})
     w.settle()
     assert not sync(stale, w.children(), w.now, INSTALLATION).delete
+
+
+def test_the_routes_say_what_is_missing() -> None:
+    w = world()
+    w.settle()
+    assert w.condition("RoutesReady")["reason"] == "NoRevision", "its training is not there"
+    serves(w)
+    del w.objects["Service", "demo"]
+    plan = w.plan()
+    assert plan.status is not None
+    routes = next(c for c in plan.status["conditions"] if c["type"] == "RoutesReady")
+    assert (routes["reason"], routes["message"]) == ("NoService", "Service demo is not there")
+    w.settle()
+    assert w.condition("RoutesReady")["reason"] == "ServicePointsAtRevision", "it was made again"

@@ -155,7 +155,8 @@ def _set_conditions(marks: Conditions, seen: Seen) -> None:
     _set_validated(marks, seen)
     routed = rollout.serving is not None and seen.front is not None
     words = "ServicePointsAtRouter" if seen.front and LABEL_COMPONENT in seen.front else "ServicePointsAtRevision"
-    refusal = _refused_outside(seen) if routed else (False, "NoRevisionReady", rollout.serving or "")
+    none = (False, "NoService", f"Service {seen.name} is not there") if rollout.serving else (False, "NoRevision", "")
+    refusal = _refused_outside(seen) if routed else none
     marks.set("RoutesReady", *(refusal or (True, words, rollout.serving or "")))
     _set_canary(marks, rollout)
     _set_scaling(marks, seen)
