@@ -186,6 +186,20 @@ def test_scaling_and_limits_make_no_new_revision() -> None:
     assert w.objects["Deployment", f"demo-{revision}"]["spec"]["replicas"] == 3
 
 
+@pytest.mark.parametrize(("replicas", "ready"), [(1, "True"), (3, "False")])
+def test_another_number_of_servers_takes_nothing_from_what_was_proven(replicas: int, ready: str) -> None:
+    w = world(replicas=2)
+    serves(w)
+    w.edit(replicas=replicas)
+    w.settle()
+    deployment = w.objects["Deployment", f"demo-{w.status['latestReadyRevision']}"]
+    deployment["metadata"]["generation"] = 2  # which the Deployment controller has not seen yet
+    w.settle()
+    assert w.condition("PredictorReady")["status"] == ready
+    assert w.condition("ModelLoaded")["status"] == w.condition("Validated")["status"] == "True"
+    assert w.condition("Ready")["reason"] == "Serving"
+
+
 def test_a_required_digest_must_be_the_trainings() -> None:
     w = world(model={"source": {"trainingRef": {"name": "digits"}}, "digest": "sha256:" + "f" * 64})
     w.training = training()

@@ -61,6 +61,11 @@ class Seen:
         return dict(found.get("status") or {}) if found is not None else {}
 
     @property
+    def proven(self) -> bool:
+        """Whether servers of the wanted revision have loaded the model and answered as it should: one is enough."""
+        return self.rollout.ready or bool(self.deployment_status(self.rollout.revision).get("availableReplicas"))
+
+    @property
     def asleep(self) -> bool:
         """Whether there are no servers because nobody asks for any."""
         return self.replicas == 0 and not self.spec.suspend and self.scale is not None
@@ -149,9 +154,10 @@ def _set_conditions(marks: Conditions, seen: Seen) -> None:
     reason, message = _why_not_ready(seen)
     done = "ScaledToZero" if seen.asleep else "AllReplicasReady"
     marks.set("PredictorReady", rollout.ready, done if rollout.ready else reason, message)
-    loaded = rollout.ready or (False if failure is not None and failure.reason in LOADING else None)
-    not_loaded = failure.reason if loaded is False and failure else _waiting(seen)
-    marks.set("ModelLoaded", loaded, "Loaded" if loaded else not_loaded)
+    if failure is not None and failure.reason in LOADING and not rollout.ready:
+        marks.set("ModelLoaded", False, failure.reason)
+    else:
+        marks.set("ModelLoaded", seen.proven or None, "Loaded" if seen.proven else _waiting(seen))
     _set_validated(marks, seen)
     routed = rollout.serving is not None and seen.front is not None
     words = "ServicePointsAtRouter" if seen.front and LABEL_COMPONENT in seen.front else "ServicePointsAtRevision"
@@ -169,12 +175,12 @@ def _waiting(seen: Seen) -> str:
 
 def _set_validated(marks: Conditions, seen: Seen) -> None:
     """Of the bundled server alone: others know no golden answers."""
-    validation, failure, ready = seen.spec.validation, seen.failure, seen.rollout.ready
+    validation, failure = seen.spec.validation, seen.failure
     if validation.golden == "Off" or seen.spec.runtime != BUILTIN:
         return
-    if failure is not None and failure.reason == "GoldenMismatch" and not ready:
+    if failure is not None and failure.reason == "GoldenMismatch" and not seen.rollout.ready:
         marks.set("Validated", False, failure.reason, failure.message)
-    elif not ready:
+    elif not seen.proven:
         marks.set("Validated", None, _waiting(seen))
     elif validation.golden == "Required" or _has_golden_answers(seen.model):
         marks.set("Validated", True, "GoldenAnswersReproduced")
@@ -258,7 +264,8 @@ def _why_not_ready(seen: Seen) -> tuple[str, str]:
     if rollout.is_split and rollout.canary is not None:
         return "CanaryProgressing", f"revision {rollout.revision} is at step {rollout.canary['step']}"
     have = seen.deployment_status(rollout.revision).get("availableReplicas") or 0
-    return ("AllReplicasReady" if rollout.ready else "Loading"), f"{have} of {seen.replicas} servers are ready"
+    words = "no request asks for a server" if seen.asleep else f"{have} of {seen.replicas} servers are ready"
+    return ("AllReplicasReady" if rollout.ready else "Loading"), words
 
 
 def _phase(marks: Conditions, seen: Seen) -> str:

@@ -103,7 +103,10 @@ def _seen(
     revisions = _by_revision(service, children)
     last = next((t["revisionName"] for t in before.get("traffic") or ()), None)
     observed = Observed(
-        available={name: _available(d, _wanted(spec, name, last, replicas)) for name, d in revisions.items()},
+        available={
+            name: _available(d, _wanted(spec, name, last, replicas), proven=name == before.get("latestReadyRevision"))
+            for name, d in revisions.items()
+        },
         failure=f"{failure.reason}: {failure.message}" if failure is not None and failure.exit_code is not None else "",
         load=children.load,
         now=now,
@@ -154,11 +157,16 @@ def _scaled(scale: Object | None, before: Object) -> Event | None:
     return Event(reason="Scaled", message=message)
 
 
-def _available(deployment: Object, wanted: int) -> bool:
-    """Whether all replicas of the current template are available, as the Deployment controller last saw it."""
+def _available(deployment: Object, wanted: int, *, proven: bool) -> bool:
+    """Whether all replicas of the current template are available, as the Deployment controller last saw it.
+
+    Of a revision that was ready before, what it last saw counts although the Deployment has changed since: to have
+    fewer servers makes none of them worse.
+    """
     status = deployment.get("status") or {}
+    seen = (status.get("observedGeneration") or 0) >= (deployment["metadata"].get("generation") or 0)
     return (
-        (status.get("observedGeneration") or 0) >= (deployment["metadata"].get("generation") or 0)
+        (seen or proven)
         and (status.get("updatedReplicas") or 0) >= wanted
         and (status.get("availableReplicas") or 0) >= wanted
     )
