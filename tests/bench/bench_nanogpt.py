@@ -1,8 +1,8 @@
 """causal-lm beside nanoGPT's recipe for a CPU: `make bench-nanogpt ROUNDS=3`.
 
 Two lines. `to the same bits per byte`: seconds from the text, tokenizer included, to a model that predicts held-out
-text at least as well as the recipe's does at its end (`reached`). `the same model`: tokens a second of one model,
-batch and token stream, data included.
+text at least as well as the recipe's does at its end (`reached`). `the same model`: tokens a second of one model, which
+is GPT-2's (the recipe leaves out biases), batch and token stream, data included.
 
 The recipe is that of nanoGPT's README, "I only have a macbook" (https://github.com/karpathy/nanoGPT, MIT), in words of
 our own: characters, 4 layers, 4 heads, width 128, rows of 64, batches of 12, 2,000 steps of AdamW. The text is Python's
@@ -49,13 +49,14 @@ OURS = {
 
 
 class Layer(nn.Module):
-    """(B, T, W) -> (B, T, W), as in GPT-2."""
+    """(B, T, W) -> (B, T, W): as in GPT-2, or without its biases and with GELU itself, as the recipe has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpt2: bool) -> None:
         super().__init__()
-        self.attention_norm, self.norm = nn.LayerNorm(WIDTH, bias=False), nn.LayerNorm(WIDTH, bias=False)
-        self.project, self.merge = nn.Linear(WIDTH, 3 * WIDTH, bias=False), nn.Linear(WIDTH, WIDTH, bias=False)
-        self.expand, self.contract = nn.Linear(WIDTH, 4 * WIDTH, bias=False), nn.Linear(4 * WIDTH, WIDTH, bias=False)
+        self._gelu = nn.GELU("tanh" if gpt2 else "none")
+        self.attention_norm, self.norm = nn.LayerNorm(WIDTH, bias=gpt2), nn.LayerNorm(WIDTH, bias=gpt2)
+        self.project, self.merge = nn.Linear(WIDTH, 3 * WIDTH, bias=gpt2), nn.Linear(WIDTH, WIDTH, bias=gpt2)
+        self.expand, self.contract = nn.Linear(WIDTH, 4 * WIDTH, bias=gpt2), nn.Linear(4 * WIDTH, WIDTH, bias=gpt2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attention, then the feed-forward network."""
@@ -65,18 +66,18 @@ class Layer(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.merge(mixed)
-        added: Tensor = x + self.contract(F.gelu(self.expand(self.norm(x))))
+        added: Tensor = x + self.contract(self._gelu(self.expand(self.norm(x))))
         return added
 
 
 class Recipe(nn.Module):
     """The recipe's model: tokens (B, T) -> mean cross-entropy in nats."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, *, gpt2: bool) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.layers = nn.Sequential(*(Layer() for _ in range(LAYERS)))
-        self.norm = nn.LayerNorm(WIDTH, bias=False)
+        self.layers = nn.Sequential(*(Layer(gpt2) for _ in range(LAYERS)))
+        self.norm = nn.LayerNorm(WIDTH, bias=gpt2)
         self.head = nn.Linear(WIDTH, vocabulary, bias=False)
         self.head.weight = self.tokens.weight
         for name, parameter in self.named_parameters():
@@ -93,9 +94,9 @@ class Recipe(nn.Module):
 class Peer:
     """The recipe's loop."""
 
-    def __init__(self, vocabulary: int, tokens: Tensor) -> None:
+    def __init__(self, vocabulary: int, tokens: Tensor, *, gpt2: bool = False) -> None:
         torch.manual_seed(1337)
-        self.model, self._tokens = Recipe(vocabulary), tokens
+        self.model, self._tokens = Recipe(vocabulary, gpt2=gpt2), tokens
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim == 1]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -176,7 +177,9 @@ def speed(side: str, folder: Path, precision: str) -> dict[str, Any]:
     training = ours(folder, {**shape, "batchSize": BATCH, "optimizer": "adamw", "precision": precision})
     model = training.prepare(Ranks(RankInfo()))
     tokens = torch.cat([next(training.data).inputs.flatten() for _ in range(50)])
-    peer = Peer(512, tokens)
+    peer = Peer(512, tokens, gpt2=True)
+    mine, theirs = (sum(p.numel() for p in side.parameters()) for side in (model, peer.model))
+    assert mine == theirs, f"{mine} parameters beside {theirs}: not the same model"
     for number in range(WARM_UP + SPEED_STEPS):
         if number == WARM_UP:
             began = time.perf_counter(), time.process_time()
