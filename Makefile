@@ -61,6 +61,10 @@ test-pure: venv ## the tests that need no cluster
 	# nice, so that the processes that explain, which run only when nobody else wants to, have their turn beside them
 	OMP_NUM_THREADS=1 nice -n 19 $(PYTEST) --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --dist worksteal $(PURE_TESTS)
 
+.PHONY: walks
+walks: venv ## random courses of trainings and services through the operator's decisions, new ones each time (WALKS=5000)
+	WALKS=$(or $(WALKS),5000) $(PYTEST) tests/operator/test_service_walks.py tests/operator/test_training_walks.py
+
 .PHONY: faults
 faults: venv cluster images ## kill the operator after every single write of two lives, before and after its answer
 	eval "$$($(LOCALCLUSTER) env)" && $(PYTEST) $(CLUSTER_TESTS)/every_fault.py

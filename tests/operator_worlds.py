@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from modelyard_operator.load import Load, RouterLoad, Traffic
+from modelyard_operator.objects import LABEL_TABLE, ROUTER
 from modelyard_operator.plan import Object
 from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.sync import sync
@@ -45,3 +47,31 @@ def serves(w: World) -> None:
     w.settle()
     available(w)
     w.settle()
+
+
+def routers_follow(w: World) -> None:
+    """Pods of the routers with the table of their Deployment, and no others; what the Deployment controller does."""
+    deployment = w.objects.get(("Deployment", "demo-router"))
+    w.objects = {k: v for k, v in w.objects.items() if k != ("Pod", "demo-router-x")}
+    if deployment is not None:
+        labels = dict(deployment["spec"]["template"]["metadata"]["labels"])
+        meta = {"name": "demo-router-x", "namespace": "ns", "uid": "r", "labels": labels}
+        w.objects["Pod", "demo-router-x"] = {
+            "kind": "Pod",
+            "metadata": meta,
+            "spec": {},
+            "status": {"phase": "Running"},
+        }
+        available(w, ROUTER)
+    w.settle()
+
+
+def measured(w: World, new: Traffic, old: Traffic, seconds: float = 31, **fields: Any) -> None:
+    """The routers report, and time passes."""
+    table = w.objects["Deployment", "demo-router"]["spec"]["template"]["metadata"]["labels"][LABEL_TABLE]
+    traffic = {w.status["latestCreatedRevision"]: new, w.status["traffic"][0]["revisionName"]: old}
+    w.load = Load(router=RouterLoad(tables=frozenset({table}), seconds=seconds, traffic=traffic, **fields))
+    w.wait(seconds)
+    w.trace.append(f"-- routers: {new.requests} requests, {new.errors} failed")
+    w.settle()
+    routers_follow(w)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from modelyard_operator.load import Load, RouterLoad, Traffic
-from modelyard_operator.objects import LABEL_COMPONENT, LABEL_REVISION, LABEL_TABLE, ROUTER
+from modelyard_operator.objects import LABEL_COMPONENT, LABEL_REVISION
 from modelyard_operator.plan import Object
-from operator_worlds import available, serves, world
+from operator_worlds import available, measured, routers_follow, serves, world
 from simulation import World, assert_golden
 
 STEPS = [{"percent": 10, "pauseSeconds": 30}, {"percent": 50, "pauseSeconds": 30}]
@@ -34,34 +33,6 @@ def start(w: World) -> tuple[str, str]:
     w.settle()
     routers_follow(w)
     return old, w.status["latestCreatedRevision"]
-
-
-def routers_follow(w: World) -> None:
-    """Pods of the routers with the table of their Deployment, and no others; what the Deployment controller does."""
-    deployment = w.objects.get(("Deployment", "demo-router"))
-    w.objects = {k: v for k, v in w.objects.items() if k != ("Pod", "demo-router-x")}
-    if deployment is not None:
-        labels = dict(deployment["spec"]["template"]["metadata"]["labels"])
-        meta = {"name": "demo-router-x", "namespace": "ns", "uid": "r", "labels": labels}
-        w.objects["Pod", "demo-router-x"] = {
-            "kind": "Pod",
-            "metadata": meta,
-            "spec": {},
-            "status": {"phase": "Running"},
-        }
-        available(w, ROUTER)
-    w.settle()
-
-
-def measured(w: World, new: Traffic, old: Traffic, seconds: float = 31, **fields: Any) -> None:
-    """The routers report, and time passes."""
-    table = w.objects["Deployment", "demo-router"]["spec"]["template"]["metadata"]["labels"][LABEL_TABLE]
-    traffic = {w.status["latestCreatedRevision"]: new, w.status["traffic"][0]["revisionName"]: old}
-    w.load = Load(router=RouterLoad(tables=frozenset({table}), seconds=seconds, traffic=traffic, **fields))
-    w.wait(seconds)
-    w.trace.append(f"-- routers: {new.requests} requests, {new.errors} failed")
-    w.settle()
-    routers_follow(w)
 
 
 def is_promoted(w: World) -> None:
@@ -234,3 +205,15 @@ def test_without_gateway_or_canary_or_zero_no_router_is_in_the_way() -> None:
     serves(w)
     assert ("Deployment", "demo-router") not in w.objects
     assert LABEL_REVISION in front(w)
+
+
+def test_what_was_rolled_back_is_rolled_out_where_no_canary_is_asked_for() -> None:
+    w = world(rollout=CANARY)
+    is_rolled_back(w)
+    new = w.status["latestCreatedRevision"]
+    w.edit(rollout={"strategy": "RollingUpdate"})
+    w.settle()
+    assert w.objects["Deployment", f"demo-{new}"]["spec"]["replicas"] == 1
+    available(w)
+    w.settle()
+    assert w.status["phase"] == "Ready" and front(w)[LABEL_REVISION] == new

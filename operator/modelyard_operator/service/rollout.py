@@ -87,9 +87,11 @@ def plan_rollout(spec: ModelServiceSpec, before: Object, revision: str | None, o
     if last not in observed.available or last == revision:
         return _settled(revision, revision, ready=available, canary=canary)
     assert last is not None
-    if spec.rollout.strategy == "RollingUpdate":
-        return _settled(revision, revision if available else last, ready=available, canary=canary)
     mine = canary if canary is not None and canary.get("revisionName") == revision else None
+    if spec.rollout.strategy == "RollingUpdate":
+        # whoever asks for this no longer asks what a canary of the revision found
+        told = canary if mine is None else None
+        return _settled(revision, revision if available else last, ready=available, canary=told)
     if mine is not None and mine["verdict"] == "Promoted":
         return _settled(revision, revision, ready=available, canary=canary)
     if mine is not None and mine["verdict"] == "RolledBack":
