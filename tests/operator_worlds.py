@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from modelyard_operator.load import Load, RouterLoad, Traffic
-from modelyard_operator.objects import LABEL_TABLE, ROUTER
+from modelyard_operator.objects import LABEL_REVISION, LABEL_TABLE, ROUTER
 from modelyard_operator.plan import Object
 from modelyard_operator.service.runtime import Installation
 from modelyard_operator.service.sync import sync
@@ -47,6 +47,14 @@ def serves(w: World) -> None:
     w.settle()
     available(w)
     w.settle()
+
+
+def crash(w: World, revision: str, exit_code: int, message: str) -> None:
+    """A server of a revision does not live: its pod, `demo-REVISION-x`, says how it ended the last time."""
+    ended = {"terminated": {"exitCode": exit_code, "message": message}}
+    status = {"phase": "Running", "containerStatuses": [{"name": "server", "lastState": ended}]}
+    meta: Object = {"name": f"demo-{revision}-x", "namespace": "ns", "uid": "p", "labels": {LABEL_REVISION: revision}}
+    w.objects["Pod", meta["name"]] = {"kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
 
 
 def routers_follow(w: World) -> None:

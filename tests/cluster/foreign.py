@@ -18,7 +18,7 @@ import yaml
 from cluster.kubernetes_api import Object, eventually
 from cluster.ranks import environment, kubectl
 from localcluster import golang
-from localcluster.layout import SOURCES
+from localcluster.layout import SOURCES, Layout
 
 
 def run(*arguments: str, text: str = "") -> str:
@@ -65,6 +65,12 @@ def defined(definitions: Sequence[Object]) -> Iterator[None]:
             if run("get", "crd", name, "--ignore-not-found"):
                 let_go(name, "")
         run("delete", *(f"crd/{name}" for name in names), "--ignore-not-found", "--timeout=120s")
+
+
+def command_of(binary: golang.Binary, options: Mapping[str, str]) -> list[str]:
+    """A binary of ours with its options, each as `--name=value`."""
+    path = Layout.from_environment().bin / binary.name
+    return [str(path), *(f"--{name}={value}" for name, value in options.items())]
 
 
 @contextmanager

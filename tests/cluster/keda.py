@@ -8,7 +8,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cluster.aggregated_api import aggregated
-from cluster.foreign import answers, certificate, defined, listens, module_directory, own_kubeconfig, process, read
+from cluster.foreign import (
+    answers,
+    certificate,
+    command_of,
+    defined,
+    listens,
+    module_directory,
+    own_kubeconfig,
+    process,
+    read,
+)
 from localcluster import golang
 from localcluster.layout import Layout
 from ports import free_port
@@ -52,13 +62,9 @@ def keda(namespace: str, directory: Path) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(defined(read(module.glob("config/crd/bases/*.yaml"))))
         probe = f"http://127.0.0.1:{health}/readyz"
-        command = _command(layout, golang.KEDA, operator)
+        command = command_of(golang.KEDA, operator)
         stack.enter_context(process(command, variables, directory / "keda.log", lambda: answers(probe)))
-        command = _command(layout, golang.KEDA_ADAPTER, adapter)
+        command = command_of(golang.KEDA_ADAPTER, adapter)
         stack.enter_context(process(command, variables, directory / "adapter.log", lambda: listens(secure)))
         stack.enter_context(aggregated(API, OURS, namespace, secure, authority))
         yield
-
-
-def _command(layout: Layout, binary: golang.Binary, options: dict[str, str]) -> list[str]:
-    return [str(layout.bin / binary.name), *(f"--{name}={value}" for name, value in options.items())]

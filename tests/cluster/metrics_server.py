@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.aggregated_api import aggregated
-from cluster.foreign import certificate, listens, own_kubeconfig, process
+from cluster.foreign import certificate, command_of, listens, own_kubeconfig, process
 from localcluster import golang
 from localcluster.layout import Layout
 from ports import free_port
@@ -39,7 +39,7 @@ def metrics_server(namespace: str, directory: Path) -> Iterator[None]:
         "metric-resolution": f"{RESOLUTION_SECONDS}s",
         "kubelet-request-timeout": f"{RESOLUTION_SECONDS // 2}s",
     }
-    command = [str(layout.bin / golang.METRICS_SERVER.name), *(f"--{name}={value}" for name, value in options.items())]
+    command = command_of(golang.METRICS_SERVER, options)
     with (
         process(command, {}, directory / "metrics-server.log", lambda: listens(secure)),
         aggregated(API, OURS, namespace, secure, authority),

@@ -9,7 +9,7 @@ import pytest
 from modelyard_operator.load import Load, RouterLoad, Traffic
 from modelyard_operator.objects import LABEL_COMPONENT, LABEL_REVISION
 from modelyard_operator.plan import Object
-from operator_worlds import available, measured, routers_follow, serves, world
+from operator_worlds import available, crash, measured, routers_follow, serves, world
 from simulation import World, assert_golden
 
 STEPS = [{"percent": 10, "pauseSeconds": 30}, {"percent": 50, "pauseSeconds": 30}]
@@ -63,10 +63,7 @@ def is_slow(w: World) -> None:
 
 def crashes(w: World) -> None:
     _, new = start(w)
-    crashed = {"exitCode": 139, "message": "segmentation fault"}
-    status = {"phase": "Running", "containerStatuses": [{"name": "server", "lastState": {"terminated": crashed}}]}
-    meta: Object = {"name": f"demo-{new}-x", "namespace": "ns", "uid": "p", "labels": {LABEL_REVISION: new}}
-    w.objects["Pod", meta["name"]] = {"kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
+    crash(w, new, 139, "segmentation fault")
     w.settle()
     routers_follow(w)
 

@@ -7,11 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from modelyard_operator.objects import LABEL_REVISION
-from modelyard_operator.plan import Object
 from modelyard_operator.service.runtime import RuntimeProfile
 from modelyard_operator.service.sync import sync
-from operator_worlds import DIGEST, INSTALLATION, available, serves, training, world
+from operator_worlds import DIGEST, INSTALLATION, available, crash, serves, training, world
 from simulation import World, assert_golden
 
 
@@ -37,11 +35,7 @@ def keeps_serving_while_the_new_revision_fails(w: World) -> None:
     w.edit(batching={"maxBatchSize": 8})
     w.settle()
     revision = w.status["latestCreatedRevision"]
-    crashed = {"exitCode": 65, "message": '{"failure": {"reason": "GoldenMismatch", "message": "logits differ"}}'}
-    status = {"phase": "Running", "containerStatuses": [{"name": "server", "lastState": {"terminated": crashed}}]}
-    labels = {LABEL_REVISION: revision}
-    meta: Object = {"name": f"demo-{revision}-x", "namespace": "ns", "uid": "p", "labels": labels}
-    w.objects["Pod", meta["name"]] = {"kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
+    crash(w, revision, 65, '{"failure": {"reason": "GoldenMismatch", "message": "logits differ"}}')
     w.settle()
     assert w.condition("Ready")["status"] == "True"
     assert w.condition("Validated")["reason"] == "GoldenMismatch"

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from modelyard_operator.load import Traffic
 from modelyard_operator.objects import LABEL_COMPONENT, LABEL_REVISION, ROUTER
-from modelyard_operator.plan import Object
-from operator_worlds import available, measured, routers_follow, training, world
+from operator_worlds import available, crash, measured, routers_follow, training, world
 from simulation import World
 from walks import walked
 
@@ -29,18 +28,14 @@ def _newest(w: World) -> str | None:
     return w.status.get("latestCreatedRevision")
 
 
-def crash(w: World) -> None:
-    """A server of the newest revision does not live."""
+def newest_crashes(w: World) -> None:
     if (revision := _newest(w)) and ("Deployment", f"demo-{revision}") in w.objects:
-        crashed = {"exitCode": 139, "message": "segmentation fault"}
-        status = {"phase": "Running", "containerStatuses": [{"name": "server", "lastState": {"terminated": crashed}}]}
-        meta: Object = {"name": "demo-crashed", "namespace": "ns", "uid": "c", "labels": {LABEL_REVISION: revision}}
-        pod = {"kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
-        w.objects["Pod", "demo-crashed"] = pod
+        crash(w, revision, 139, "segmentation fault")
 
 
 def recover(w: World) -> None:
-    w.objects.pop(("Pod", "demo-crashed"), None)
+    """No server crashes any more."""
+    w.objects = {place: obj for place, obj in w.objects.items() if place[0] != "Pod" or place[1] == "demo-router-x"}
 
 
 def measure(w: World, latencies: dict[int, int], errors: int = 0) -> None:
@@ -75,7 +70,7 @@ EVENTS: dict[str, Callable[[World], Any]] = {
     "rolling": lambda w: w.edit(rollout=ROLLING),
     "to zero": lambda w: w.edit(scaling=TO_ZERO),
     "fixed": fixed,
-    "crash": crash,
+    "crash": newest_crashes,
     "recover": recover,
     "good figures": lambda w: measure(w, FAST),
     "slow figures": lambda w: measure(w, SLOW),
